@@ -1,0 +1,19 @@
+"""skinfluence: find the training rows that hurt a model, and act on them."""
+
+from ._curated import CuratedClassifier, CuratedRegressor
+from ._curation import InfluenceSelector
+from ._held_out import HeldOut
+from ._pipeline import Pipeline, make_pipeline
+from ._scores import influence_scores
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CuratedClassifier",
+    "CuratedRegressor",
+    "HeldOut",
+    "InfluenceSelector",
+    "Pipeline",
+    "influence_scores",
+    "make_pipeline",
+]

@@ -1,0 +1,173 @@
+"""Scores of all the rows of a table from models fitted here: in-sample, against held-out rows, or cross-fitted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from joblib import Parallel, delayed
+from sklearn.model_selection import KFold, StratifiedKFold, check_cv
+
+from ._fitting import fit_estimator, is_frozen, rows_of
+from ._held_out import HeldOut
+from ._scores import require_finite_scores
+from .models import as_model
+from .models._fitted import Task
+from .operators import TrainingProblem
+
+
+@dataclass(frozen=True)
+class Table:
+    """The training rows as the user gave them."""
+
+    X: Any
+    y: Any
+    sample_weight: np.ndarray | None = None
+    sensitive_features: Any = None
+
+    def __len__(self) -> int:
+        return int(self.X.shape[0]) if hasattr(self.X, "shape") else len(self.X)
+
+    def take(self, indices: np.ndarray) -> Table:
+        return Table(
+            *(rows_of(part, indices) for part in (self.X, self.y, self.sample_weight, self.sensitive_features))
+        )
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Scores of all rows, the models that gave them, and what the method reported for each."""
+
+    scores: np.ndarray
+    estimators: list[Any]
+    reports: list[dict[str, Any]]
+
+
+Fold = tuple[np.ndarray, np.ndarray]
+
+
+def score_table(
+    estimator: Any,
+    table: Table,
+    held_out: HeldOut | None,
+    kept: np.ndarray,
+    folds: list[Fold] | None,
+    method: Any,
+    objective: Any,
+    seed: int,
+    n_jobs: int | None,
+) -> Scored:
+    """Score every row of ``table`` by models fitted on its rows marked ``kept``.
+
+    With ``folds`` each row is scored by a model that never saw it, against the rows that model was fitted on. Without,
+    one model is fitted on all kept rows and scores them in-sample, against ``held_out`` if there is one.
+    """
+    n = len(table)
+    seeds = np.random.RandomState(seed).randint(np.iinfo(np.int32).max, size=(1 if folds is None else len(folds), 2))
+    if folds is None:
+        parts = [
+            _score_one(
+                estimator, table, held_out, np.flatnonzero(kept), np.arange(n), method, objective, seeds[0], n_jobs
+            )
+        ]
+        tests = [np.arange(n)]
+    else:
+        tests = [test for _, test in folds]
+        parts = Parallel(n_jobs=n_jobs)(
+            delayed(_score_one)(estimator, table, None, _fit_rows(table.y, train, kept), test, method, objective, s, 1)
+            for (train, test), s in zip(folds, seeds, strict=True)
+        )
+    scores = np.empty(n)
+    for test, (part, _, _) in zip(tests, parts, strict=True):
+        scores[test] = part
+    return Scored(require_finite_scores(scores), [e for _, e, _ in parts], [r for _, _, r in parts])
+
+
+def _score_one(
+    estimator: Any,
+    table: Table,
+    held_out: HeldOut | None,
+    train: np.ndarray,
+    test: np.ndarray,
+    method: Any,
+    objective: Any,
+    seeds: np.ndarray,
+    n_jobs: int | None,
+) -> tuple[np.ndarray, Any, dict[str, Any]]:
+    fit_seed, score_seed = (int(s) for s in seeds)
+    fit_on = table if len(train) == len(table) else table.take(train)
+    fitted = fit_estimator(estimator, fit_on.X, fit_on.y, fit_on.sample_weight, fit_seed)
+    problem = TrainingProblem(as_model(fitted), fit_on.X, fit_on.y, fit_on.sample_weight)
+    if held_out is None:
+        bound = objective.bind(problem, problem.rows, trusted=False)
+    else:
+        validation = problem.other_rows(held_out.X, held_out.y, held_out.sample_weight)
+        bound = objective.bind(problem, validation, trusted=True)
+    scores = np.empty(len(table))
+    # Rows that the model was fitted on, and rows that it was not, may mean different things to a method that refits.
+    seen = np.isin(test, train, assume_unique=True)
+    for part, is_seen in ((test[seen], True), (test[~seen], False)):
+        if len(part) == 0:
+            continue
+        if is_seen and len(part) == len(train):
+            rows = problem.rows
+        else:
+            some = table.take(part)
+            rows = problem.other_rows(some.X, some.y, some.sample_weight)
+        scores[part], report = method.score_rows(problem, bound, rows, np.random.RandomState(score_seed), n_jobs)
+    return scores[test], fitted, report
+
+
+def _fit_rows(y: Any, train: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """The kept rows of a training fold; a class that would vanish from it stays whole, so that its rows can still be
+    scored.
+    """
+    chosen = kept[train]
+    labels = np.asarray(rows_of(y, train))
+    if labels.ndim == 1 and labels.dtype.kind != "f":
+        for label in set(labels.tolist()) - set(labels[chosen].tolist()):
+            chosen = chosen | (labels == label)
+    return train[chosen]
+
+
+def make_folds(
+    cv: Any, estimator: Any, table: Table, held_out: HeldOut | None, task: Task, seed: int
+) -> list[Fold] | None:
+    """Training and test rows of each fold, or None where one model scores all rows.
+
+    Test folds partition the rows. A class with fewer rows than folds lowers the number of folds; the row of a class
+    that has only one stays in every training fold, and is scored in-sample: it can never be removed.
+    """
+    if cv is None or held_out is not None or is_frozen(estimator):
+        return None
+    n = len(table)
+    if not isinstance(cv, (int, np.integer)):
+        y = np.asarray(table.y)
+        folds = [
+            (np.asarray(a), np.asarray(b))
+            for a, b in check_cv(cv, y, classifier=task == "classification").split(np.zeros(n), y)
+        ]
+        counts = np.bincount(np.concatenate([test for _, test in folds]), minlength=n)
+        if len(counts) != n or (counts != 1).any():
+            raise ValueError("cv must put every row into exactly one test fold; ShuffleSplit and its like do not.")
+        return folds
+    if isinstance(cv, bool) or cv < 2:
+        raise ValueError(f"cv must be None, an integer >= 2 or a splitter, got {cv!r}.")
+    if task == "regression":
+        if n < 2:
+            raise ValueError(
+                f"Cross-fitting needs at least 2 samples, got n_samples = {n}. Pass X_val and y_val, or cv=None."
+            )
+        return list(KFold(min(int(cv), n), shuffle=True, random_state=seed).split(np.zeros(n)))
+    codes = np.unique(np.asarray(table.y), return_inverse=True)[1].ravel()
+    counts = np.bincount(codes)
+    single = np.flatnonzero(counts[codes] == 1)
+    several = np.flatnonzero(counts[codes] > 1)
+    if len(several) == 0:
+        raise ValueError("Cross-fitting needs a class with at least two rows. Pass X_val and y_val, or cv=None.")
+    n_splits = int(min(cv, counts[counts > 1].min()))
+    splits = StratifiedKFold(n_splits, shuffle=True, random_state=seed).split(np.zeros(len(several)), codes[several])
+    folds = [(np.union1d(several[train], single), several[test]) for train, test in splits]
+    folds[0] = (folds[0][0], np.union1d(folds[0][1], single))
+    return folds

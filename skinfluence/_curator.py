@@ -1,0 +1,365 @@
+"""What all curators share: validation, scoring with cross-fitting and caching, and their homes."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin, clone
+from sklearn.pipeline import Pipeline
+from sklearn.utils import check_random_state, check_scalar
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import (
+    _num_samples,
+    check_array,
+    check_consistent_length,
+    check_is_fitted,
+    check_memory,
+    column_or_1d,
+    validate_data,
+)
+
+from ._crossfit import Scored, Table, make_folds, score_table
+from ._fitting import as_rows, check_scorable, default_estimator, find_task, fit_estimator, is_frozen, rows_of
+from ._held_out import HeldOut
+from ._redraw import redraw
+from ._sampler import CuratorSampler
+from ._scores import as_held_out, refuse_groups
+from .methods import METHODS, resolve_method
+from .models._fitted import Task
+from .objectives import OBJECTIVES, resolve_objective
+from .operators import check_weights
+
+_NAMED: dict[str, dict[str, Any]] = {"method": METHODS, "objective": OBJECTIVES}
+
+
+class Curator(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+    """Base of the curators: scores the training rows, and leaves to its subclasses what to do with the scores.
+
+    A subclass sets ``support_`` (the rows it keeps) in `_act`. ``transform`` is the identity: curation happens at fit,
+    in one of the homes (`skinfluence.Pipeline`, `CuratedClassifier`, `CuratedRegressor`, an imbalanced-learn Pipeline
+    by `as_sampler`), or, approximately, in ``fit_transform`` by re-drawing.
+    """
+
+    makes_weights = False
+
+    estimator: Any
+    method: Any
+    objective: Any
+    n_rounds: int
+    cv: Any
+    on_fit_transform: str
+    memory: Any
+    n_jobs: int | None
+    random_state: Any
+    verbose: int
+
+    # --- fitting ------------------------------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        *,
+        sample_weight: Any = None,
+        X_val: Any = None,
+        y_val: Any = None,
+        sensitive_features: Any = None,
+        sensitive_features_val: Any = None,
+    ) -> Any:
+        """Score the rows and decide what becomes of them.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, dataframe} of shape (n_samples, n_features)
+            The training rows.
+        y : array-like of shape (n_samples,) or (n_samples, n_targets)
+            Their targets.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Their weights, in the fits and in the objective.
+        X_val : {array-like, sparse matrix, dataframe} of shape (n_validation, n_features) or HeldOut, default=None
+            Validation rows whose labels are trusted; rows are then scored in-sample against them. None: cross-fitting.
+        y_val : array-like of shape (n_validation,), default=None
+            Their targets.
+        sensitive_features, sensitive_features_val : array-like, default=None
+            Groups of the rows, for objectives about fairness; others refuse them.
+
+        Returns
+        -------
+        self : object
+        """
+        held_out = as_held_out(X_val, y_val, sensitive_features_val)
+        return self._fit(X, y, sample_weight, held_out, sensitive_features, following=None, task=None)
+
+    def _fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        held_out: HeldOut | None,
+        sensitive_features: Any,
+        *,
+        following: Any,
+        task: Task | None,
+    ) -> Any:
+        method, objective = resolve_method(self.method), resolve_objective(self.objective)
+        refuse_groups(self.objective, sensitive_features, None if held_out is None else held_out.sensitive_features)
+        self._check_params(method)
+        estimator = self._find_estimator(following)
+        if y is None:
+            raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None.")
+        X, y = self._check_rows(estimator, X, y)
+        check_consistent_length(X, y, sample_weight, sensitive_features)
+        self.task_ = find_task(estimator, y, task)
+        codes = self._check_target(y)
+        if estimator is None:
+            estimator = default_estimator(self.task_, X)
+        table = Table(X, y, check_weights(sample_weight, X), sensitive_features)
+        scored = self._score(estimator, table, held_out, method, objective, codes)
+        self.scores_ = scored.scores
+        self.diagnostics_ = scored.reports
+        self._act(table, codes)
+        self.sample_indices_ = np.flatnonzero(self.support_)
+        self.estimator_ = scored.estimators[0] if len(scored.estimators) == 1 else self._refit(estimator, table)
+        return self
+
+    def _refit(self, estimator: Any, table: Table) -> Any:
+        """The estimator on the curated rows; cross-fitted models have each seen a part of them."""
+        X, y, factor = self._curated(table.X, table.y)
+        weight = rows_of(table.sample_weight, self.sample_indices_)
+        if factor is not None:
+            weight = factor if weight is None else weight * factor
+        return fit_estimator(estimator, X, y, weight, self._refit_seed)
+
+    def _check_rows(self, estimator: Any, X: Any, y: Any) -> tuple[Any, Any]:
+        """X and y, checked: frames and arrays stay as they are, all else becomes an array or a CSR or CSC matrix."""
+        self._takes_any_table = isinstance(estimator, Pipeline)
+        if self._takes_any_table:
+            # Its steps may take what is no array of numbers: frames of mixed columns, missing values. It validates for
+            # itself.
+            validate_data(self, X, skip_check_array=True)
+        else:
+            checked, _ = validate_data(self, X, y, accept_sparse=("csr", "csc"), dtype="numeric", multi_output=True)
+            X = X if isinstance(X, np.ndarray) or hasattr(X, "columns") else checked
+        if _num_samples(X) < 2:
+            raise ValueError(f"{type(self).__name__} needs at least 2 samples, got n_samples = {_num_samples(X)}.")
+        return X, as_rows(y)
+
+    def _find_estimator(self, following: Any) -> Any:
+        if self.estimator is None:
+            return None
+        estimator = self.estimator
+        if isinstance(estimator, str):
+            if estimator != "final":
+                raise ValueError(f"estimator must be an estimator, None or 'final', got {estimator!r}.")
+            if following is None:
+                raise ValueError(
+                    "estimator='final' stands for the step that follows the curator, which is known inside "
+                    "skinfluence.Pipeline, "
+                    "CuratedClassifier and CuratedRegressor alone. Here, give the estimator itself, or None."
+                )
+            estimator = following
+        check_scorable(estimator)
+        return estimator
+
+    def _check_params(self, method: Any) -> None:
+        check_scalar(self.n_rounds, "n_rounds", Integral, min_val=1)
+        if self.n_rounds > 1 and is_frozen(self.estimator):
+            raise ValueError(
+                f"n_rounds={self.n_rounds} refits the estimator after each round, and a FrozenEstimator is never "
+                "refitted."
+            )
+        if self.on_fit_transform not in ("redraw", "raise"):
+            raise ValueError(f"on_fit_transform must be 'redraw' or 'raise', got {self.on_fit_transform!r}.")
+
+    def _check_target(self, y: Any) -> np.ndarray | None:
+        """Class codes, and ``classes_``; None for a regression target."""
+        if self.task_ == "regression":
+            check_array(y, ensure_2d=False, dtype="numeric", input_name="y")
+            return None
+        check_classification_targets(y)
+        self.classes_, codes = np.unique(column_or_1d(y, warn=True), return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError(
+                f"y must hold at least two classes, got one: {self.classes_.tolist()}. With one class there is "
+                "nothing to separate."
+            )
+        return codes.ravel()
+
+    def _score(
+        self,
+        estimator: Any,
+        table: Table,
+        held_out: HeldOut | None,
+        method: Any,
+        objective: Any,
+        codes: np.ndarray | None,
+    ) -> Scored:
+        rng = check_random_state(self.random_state)
+        seeds = rng.randint(np.iinfo(np.int32).max, size=4)
+        fold_seed, score_seed, self._redraw_seed, self._refit_seed = (int(s) for s in seeds)
+        folds = make_folds(self.cv, estimator, table, held_out, self.task_, fold_seed)
+        # Whatever turns scores into decisions stays out of the cache's key: a grid over it scores once.
+        cached = check_memory(self.memory).cache(score_table, ignore=["n_jobs"])
+        kept = np.ones(len(table), dtype=bool)
+        for round_ in range(self.n_rounds):
+            scored = cached(estimator, table, held_out, kept, folds, method, objective, score_seed, self.n_jobs)
+            if self.verbose:
+                print(f"[{type(self).__name__}] round {round_ + 1} of {self.n_rounds}: scored {len(table)} rows")
+            if round_ + 1 < self.n_rounds:
+                kept = self._kept_after(scored.scores, codes, table.sample_weight)
+        return scored
+
+    @abstractmethod
+    def _kept_after(self, scores: np.ndarray, codes: np.ndarray | None, weight: np.ndarray | None) -> np.ndarray:
+        """The rows that the next round fits on."""
+
+    @abstractmethod
+    def _act(self, table: Table, codes: np.ndarray | None) -> None:
+        """Set ``support_`` and what else the scores lead to."""
+
+    # --- homes --------------------------------------------------------------------------------------------------------
+
+    def fit_curate(
+        self, X: Any, y: Any, *, following: Any = None, task: Task | None = None, **fit_params: Any
+    ) -> tuple[Any, Any, np.ndarray | None]:
+        """Fit, and return the curated rows: what `skinfluence.Pipeline` and the Curated estimators call.
+
+        Parameters
+        ----------
+        X, y : array-like
+            The training rows and their targets.
+        following : estimator, default=None
+            The (unfitted) estimator after the curator, for ``estimator="final"``.
+        task : {"classification", "regression"}, default=None
+            The task of that estimator, where ``y`` alone leaves it open.
+        **fit_params : dict
+            As for `fit`.
+
+        Returns
+        -------
+        X, y : same types as given
+            The rows kept, in order; ``sample_indices_`` holds their indices.
+        factor : ndarray or None
+            What to multiply each returned row's weight by; None where curation changes no weight.
+        """
+        groups = fit_params.pop("sensitive_features", None)
+        weight = fit_params.pop("sample_weight", None)
+        held_out = as_held_out(*(fit_params.pop(name, None) for name in ("X_val", "y_val", "sensitive_features_val")))
+        if fit_params:
+            raise TypeError(f"{type(self).__name__}.fit takes no parameter named {sorted(fit_params)}.")
+        X, y = as_rows(X), as_rows(y)
+        self._fit(X, y, weight, held_out, groups, following=following, task=task)
+        return self._curated(X, y)
+
+    def _curated(self, X: Any, y: Any) -> tuple[Any, Any, np.ndarray | None]:
+        return rows_of(X, self.sample_indices_), rows_of(y, self.sample_indices_), None
+
+    def fit_transform(self, X: Any, y: Any = None, **fit_params: Any) -> Any:
+        """Fit, and return as many rows as given: each removed one replaced by a kept row of its class.
+
+        This is what a stock scikit-learn Pipeline calls, where neither rows can be dropped nor y changed. The
+        replacements are drawn by systematic sampling, seeded by ``random_state``; a DataFrame keeps its index. Measured
+        on logistic regression, test accuracy is within 0.35 points of removal. A continuous target has no such
+        replacement and raises.
+
+        Parameters
+        ----------
+        X, y : array-like
+            The training rows and their targets.
+        **fit_params : dict
+            As for `fit`.
+
+        Returns
+        -------
+        X : same type as given, of shape (n_samples, n_features)
+        """
+        if self.on_fit_transform == "raise":
+            raise ValueError(
+                "fit_transform keeps the number of rows, and on_fit_transform='raise' forbids the re-draw that this "
+                "takes. Use skinfluence.Pipeline, "
+                "CuratedClassifier or CuratedRegressor, or as_sampler() in imbalanced-learn's Pipeline, which do "
+                "remove rows."
+            )
+        X = as_rows(X)
+        self.fit(X, y, **fit_params)
+        if self.support_.all():
+            return X
+        if self.task_ == "regression":
+            raise ValueError(
+                "A stock scikit-learn Pipeline cannot drop rows, and with a continuous target no kept row can stand "
+                "for a removed one. Use "
+                "skinfluence.Pipeline, CuratedRegressor, or as_sampler() in imbalanced-learn's Pipeline."
+            )
+        codes = np.searchsorted(self.classes_, column_or_1d(y))
+        indices = redraw(codes, self.support_, np.random.RandomState(self._redraw_seed))
+        redrawn = rows_of(X, indices)
+        if hasattr(redrawn, "iloc"):
+            redrawn.index = X.index
+        return redrawn
+
+    def transform(self, X: Any) -> Any:
+        """Return ``X`` as it is: curation changes training rows, and happens at fit.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, dataframe} of shape (n_samples, n_features)
+
+        Returns
+        -------
+        X : same type as given
+        """
+        check_is_fitted(self)
+        if self._takes_any_table:
+            validate_data(self, X, reset=False, skip_check_array=True)
+            return X
+        checked = validate_data(self, X, reset=False, accept_sparse=True, dtype="numeric")
+        return X if hasattr(X, "shape") else checked
+
+    def get_support(self, indices: bool = False) -> np.ndarray:
+        """The rows kept, as a mask over the training rows or as indices.
+
+        Parameters
+        ----------
+        indices : bool, default=False
+
+        Returns
+        -------
+        support : ndarray of bool of shape (n_samples,), or of int of shape (n_kept,)
+        """
+        check_is_fitted(self)
+        return np.flatnonzero(self.support_) if indices else self.support_
+
+    def as_sampler(self) -> CuratorSampler:
+        """This curator as a ``fit_resample`` sampler, for imbalanced-learn's Pipeline."""
+        return CuratorSampler(clone(self))
+
+    # --- parameters ---------------------------------------------------------------------------------------------------
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Parameters; with ``deep``, those of a method or an objective given by name too, such as
+        ``method__n_members``.
+        """
+        params = super().get_params(deep=deep)
+        if deep:
+            for name, table in _NAMED.items():
+                if isinstance(params[name], str) and params[name] in table:
+                    nested = table[params[name]]().get_params(deep=True)
+                    params.update({f"{name}__{key}": value for key, value in nested.items()})
+        return params
+
+    def set_params(self, **params: Any) -> Any:
+        """Set parameters; ``method__n_members=10`` turns a method given by name into a configured object."""
+        for name, table in _NAMED.items():
+            value = params.get(name, getattr(self, name))
+            if isinstance(value, str) and value in table and any(key.startswith(f"{name}__") for key in params):
+                params[name] = table[value]()
+        return super().set_params(**params)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = True
+        tags.input_tags.sparse = True
+        return tags

@@ -1,0 +1,191 @@
+"""Losses: value, gradient and Hessian product in the model's raw outputs.
+
+Conventions, stated once. ``F`` is the ``(n, K)`` array of raw outputs (scores before any link), in any memory order;
+``K = 1`` for a binary classifier and for a single target. Classification targets are integer codes ``(n,)``, regression
+targets floats ``(n, K)``. Every loss is a loss *per row*: ``value`` is ``(n,)``, ``gradient`` and ``hessian_product``
+are ``(n, K)``; nothing here averages or weights rows.
+
+What is a function of one number is a `skinfluence.curves.Curve`; `MarginLoss` applies a curve to the margins ``s F`` of
+a (one-vs-rest) classifier, `ResidualLoss` to the residuals ``F - y`` of a regressor. `SoftmaxLoss` and `DevianceLoss`
+are the two that are neither.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from scipy.special import logsumexp, xlogy
+
+from .curves import Curve
+
+
+class Loss(Protocol):
+    """What the rest of the package asks of a loss."""
+
+    @property
+    def twice_differentiable(self) -> bool: ...
+
+    def value(self, F: np.ndarray, y: np.ndarray) -> np.ndarray: ...
+
+    def gradient(self, F: np.ndarray, y: np.ndarray) -> np.ndarray: ...
+
+    def hessian_product(self, F: np.ndarray, y: np.ndarray, V: np.ndarray) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class MarginLoss:
+    """``sum_k a_k curve(s_k F_k)``: a binary classifier (``K = 1``), or the sum over the problems of one-vs-rest.
+
+    ``s_k`` is +1 where the row belongs to class ``k`` (class 1 if ``K = 1``), else -1. ``side_weights`` holds, for each
+    problem ``k``, the weight of its positive and of its negative rows: scikit-learn's one-vs-rest solvers apply
+    ``class_weight`` so.
+    """
+
+    curve: Curve
+    side_weights: tuple[tuple[float, float], ...] | None = None
+
+    @property
+    def twice_differentiable(self) -> bool:
+        return self.curve.curvature is not None
+
+    def _signs(self, F: np.ndarray, y: np.ndarray) -> np.ndarray:
+        if F.shape[1] == 1:
+            return np.array([-1, 1], dtype=F.dtype).take(y)[:, None]
+        signs = np.full_like(F, -1)
+        signs[np.arange(len(y)), y] = 1
+        return signs
+
+    def _weigh(self, terms: np.ndarray, signs: np.ndarray) -> np.ndarray:
+        if self.side_weights is None:
+            return terms
+        positive, negative = np.asarray(self.side_weights, dtype=terms.dtype).T
+        return terms * np.where(signs > 0, positive, negative)
+
+    def value(self, F: np.ndarray, y: np.ndarray) -> np.ndarray:
+        signs = self._signs(F, y)
+        return self._weigh(self.curve.value(signs * F), signs).sum(axis=1)
+
+    def gradient(self, F: np.ndarray, y: np.ndarray) -> np.ndarray:
+        signs = self._signs(F, y)
+        return self._weigh(signs * self.curve.slope(signs * F), signs)
+
+    def hessian_product(self, F: np.ndarray, y: np.ndarray, V: np.ndarray) -> np.ndarray:
+        assert self.curve.curvature is not None
+        signs = self._signs(F, y)
+        return self._weigh(self.curve.curvature(signs * F) * V, signs)
+
+
+@dataclass(frozen=True)
+class SoftmaxLoss:
+    """Generalised cross-entropy ``(1 - p_y^q) / q`` of the softmax of ``K >= 2`` outputs: log-loss at ``q = 0``, ``1 -
+    p_y`` at ``q = 1``.
+    """
+
+    q: float = 0.0
+
+    @property
+    def twice_differentiable(self) -> bool:
+        return self.q == 0.0
+
+    @staticmethod
+    def _softmax(F: np.ndarray) -> np.ndarray:
+        # F may be class-major (Fortran order): reductions over axis 1 then add whole columns, and all temporaries keep
+        # that order.
+        P = np.exp(F - F.max(axis=1, keepdims=True))
+        P /= P.sum(axis=1, keepdims=True)
+        return P
+
+    def value(self, F: np.ndarray, y: np.ndarray) -> np.ndarray:
+        log_p = F[np.arange(len(y)), y] - logsumexp(F, axis=1)
+        return -log_p if self.q == 0.0 else -np.expm1(self.q * log_p) / self.q
+
+    def gradient(self, F: np.ndarray, y: np.ndarray) -> np.ndarray:
+        rows = np.arange(len(y))
+        P = self._softmax(F)
+        own = P[rows, y]
+        P[rows, y] -= 1
+        if self.q != 0.0:
+            P *= (own**self.q)[:, None]
+        return P
+
+    def hessian_product(self, F: np.ndarray, y: np.ndarray, V: np.ndarray) -> np.ndarray:
+        if self.q != 0.0:
+            raise ValueError(f"hessian_product is defined for the log-loss (q = 0), got q = {self.q}.")
+        P = self._softmax(F)
+        PV = P * V
+        P *= PV.sum(axis=1, keepdims=True)
+        PV -= P
+        return PV
+
+
+@dataclass(frozen=True)
+class ResidualLoss:
+    """``sum_k curve(mean(F_k) - y_k)``; ``mean`` is the identity or, with a log link, the exponential."""
+
+    curve: Curve
+    log_link: bool = False
+
+    @property
+    def twice_differentiable(self) -> bool:
+        return self.curve.curvature is not None
+
+    def value(self, F: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return self.curve.value((np.exp(F) if self.log_link else F) - y).sum(axis=1)
+
+    def gradient(self, F: np.ndarray, y: np.ndarray) -> np.ndarray:
+        if not self.log_link:
+            return self.curve.slope(F - y)
+        mean = np.exp(F)
+        return self.curve.slope(mean - y) * mean
+
+    def hessian_product(self, F: np.ndarray, y: np.ndarray, V: np.ndarray) -> np.ndarray:
+        assert self.curve.curvature is not None
+        if not self.log_link:
+            return self.curve.curvature(F - y) * V
+        mean = np.exp(F)
+        return (self.curve.curvature(mean - y) * mean + self.curve.slope(mean - y)) * mean * V
+
+
+@dataclass(frozen=True)
+class DevianceLoss:
+    """Half the Tweedie deviance of ``y`` and the mean ``exp(F)`` (``log_link``) or ``F``, constants in ``y`` alone left
+    out.
+
+    ``power`` 0 is the squared error, 1 Poisson, 2 Gamma, 3 inverse Gaussian, as in
+    `sklearn.linear_model.TweedieRegressor`. Source: B. Jorgensen, "Exponential Dispersion Models", JRSS B, 1987.
+    """
+
+    power: float
+    log_link: bool = True
+
+    @property
+    def twice_differentiable(self) -> bool:
+        return True
+
+    def _mean(self, F: np.ndarray) -> np.ndarray:
+        return np.exp(F) if self.log_link else F
+
+    def value(self, F: np.ndarray, y: np.ndarray) -> np.ndarray:
+        mean, p = self._mean(F), self.power
+        if p == 0:
+            terms = (mean - y) ** 2 / 2
+        elif p == 1:
+            terms = mean - xlogy(y, mean)
+        elif p == 2:
+            terms = np.log(mean) + y / mean
+        else:
+            terms = mean ** (2 - p) / (2 - p) - y * mean ** (1 - p) / (1 - p)
+        return terms.sum(axis=1)
+
+    def gradient(self, F: np.ndarray, y: np.ndarray) -> np.ndarray:
+        # d/dmean is (mean - y) / mean^p; the log link multiplies by mean.
+        mean = self._mean(F)
+        return (mean - y) * mean ** (self.log_link - self.power)
+
+    def hessian_product(self, F: np.ndarray, y: np.ndarray, V: np.ndarray) -> np.ndarray:
+        mean, p = self._mean(F), self.power
+        if self.log_link:
+            return ((2 - p) * mean - (1 - p) * y) * mean ** (1 - p) * V
+        return ((1 - p) * mean + p * y) * mean ** (-p - 1) * V

@@ -1,0 +1,93 @@
+"""The one loop: every gradient method is snapshots, a preconditioner, and one pass over the rows."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from joblib import Parallel, delayed
+from sklearn.base import BaseEstimator
+
+from ..objectives import BoundObjective
+from ..operators import Rows, TrainingProblem
+from ..preconditioners import Identity, Preconditioner, Solve
+from ..snapshots import Final, Snapshots
+
+
+class Method(Protocol):
+    """What scoring asks of a method.
+
+    ``calibrated`` says that scores estimate the change itself, zero included, so that ``removal_rate="auto"`` may go by
+    their sign.
+    """
+
+    calibrated: bool
+
+    def score_rows(
+        self,
+        problem: TrainingProblem,
+        objective: BoundObjective,
+        rows: Rows | None,
+        random_state: np.random.RandomState,
+        n_jobs: int | None,
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Scores ``(n,)`` of ``rows`` (None: the training rows), and a report."""
+
+
+class GradientMethod(BaseEstimator):
+    """Any combination of snapshots and preconditioner: ``(1/n) · mean over snapshots of weight · J P g``.
+
+    Parameters
+    ----------
+    snapshots : snapshots, default=None
+        Where gradients are taken, such as `skinfluence.snapshots.Dropout`; None is the fitted parameters.
+    preconditioner : preconditioner, default=None
+        The matrix between the two gradients, such as `skinfluence.preconditioners.ExactInverse`; None is the identity.
+
+    Examples
+    --------
+    >>> from skinfluence.methods import GradientMethod
+    >>> from skinfluence.preconditioners import ExactInverse
+    >>> from skinfluence.snapshots import Dropout
+    >>> method = GradientMethod(snapshots=Dropout(3), preconditioner=ExactInverse())
+    """
+
+    calibrated = False
+
+    def __init__(self, snapshots: Snapshots | None = None, preconditioner: Preconditioner | None = None) -> None:
+        self.snapshots = snapshots
+        self.preconditioner = preconditioner
+
+    def parts(self) -> tuple[Snapshots, Preconditioner]:
+        """The snapshots and the preconditioner that the parameters stand for."""
+        return self.snapshots or Final(), self.preconditioner or Identity()
+
+    def solves(
+        self, problem: TrainingProblem, random_state: np.random.RandomState, n_jobs: int | None
+    ) -> tuple[list[tuple[float, np.ndarray, Solve]], dict[str, Any]]:
+        """(weight, parameters, P there) of each snapshot, and a report."""
+        snapshots, preconditioner = self.parts()
+        drawn = snapshots.draw(problem, random_state)
+        # Threads: the work is in BLAS, and nothing needs to be copied to it.
+        made = Parallel(n_jobs=n_jobs, prefer="threads")(
+            delayed(preconditioner.at)(problem, params) for _, params in drawn
+        )
+        reports = [report for _, report in made]
+        report = reports[0] if len(reports) == 1 else {"members": reports}
+        return [(weight, params, solve) for (weight, params), (solve, _) in zip(drawn, made, strict=True)], report
+
+    def score_rows(
+        self,
+        problem: TrainingProblem,
+        objective: BoundObjective,
+        rows: Rows | None,
+        random_state: np.random.RandomState,
+        n_jobs: int | None,
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        snapshots, report = self.solves(problem, random_state, n_jobs)
+        gradients = objective.gradients([params for _, params, _ in snapshots])
+        directions = Parallel(n_jobs=n_jobs, prefer="threads")(
+            delayed(solve)(g) for (_, _, solve), g in zip(snapshots, gradients, strict=True)
+        )
+        stacked = [(weight, params, u) for (weight, params, _), u in zip(snapshots, directions, strict=True)]
+        return problem.scores(stacked, rows), report

@@ -1,0 +1,166 @@
+"""A fitted estimator, seen as a model, its loss and its penalty."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.utils import column_or_1d
+from sklearn.utils.class_weight import compute_class_weight
+from sklearn.utils.validation import check_array, check_consistent_length, validate_data
+
+from ..losses import Loss, MarginLoss
+from ._protocol import DifferentiableModel
+
+Task = Literal["classification", "regression"]
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """``scale * (sum_j l2_j theta_j^2 / 2 + sum_j l1_j |theta_j|)`` and the coordinates that are ``free`` to move.
+
+    scikit-learn adds its penalties to a sum of losses (``per="sum"``: logistic regression, ridge, SVMs), to a weighted
+    mean (``per="mean"``: lasso, elastic net, GLMs) or to a mean over rows whatever their weights (``per="rows"``: SGD).
+    Relative to ``sum_i w_i loss_i / sum_i w_i`` the scale is 1/Σw, 1 and n/Σw. A coordinate is not free where an L1
+    penalty, a bound or a pruning rule holds it at zero: to first order it stays there when a row is removed.
+    """
+
+    l2: np.ndarray
+    l1: np.ndarray
+    free: np.ndarray
+    per: Literal["sum", "mean", "rows"]
+
+    def scale(self, n_rows: int, total_weight: float) -> float:
+        return {"sum": 1.0, "mean": total_weight, "rows": float(n_rows)}[self.per] / total_weight
+
+    def value(self, params: np.ndarray) -> float:
+        return float(self.l2 @ (params * params) / 2 + self.l1 @ np.abs(params))
+
+    def gradient(self, params: np.ndarray) -> np.ndarray:
+        return self.l2 * params + self.l1 * np.sign(params)
+
+
+@dataclass(frozen=True)
+class ClassWeight:
+    """The estimator's ``class_weight`` and how it enters: as a factor of the row, or of one side of each one-vs-rest
+    problem.
+
+    ``scheme="sides"`` weights the positive rows of each problem, ``"balanced_sides"`` balances both sides.
+    ``weighted_counts`` says whether "balanced" counts rows by their sample weight, which newer scikit-learn versions do
+    for some estimators.
+    """
+
+    value: Any
+    scheme: Literal["rows", "sides", "balanced_sides"] = "rows"
+    weighted_counts: bool = False
+
+
+@dataclass(frozen=True)
+class FittedModel:
+    """What `as_model` returns: everything that scoring needs to know of a fitted estimator.
+
+    Attributes
+    ----------
+    estimator : estimator
+        The fitted final estimator.
+    model : DifferentiableModel
+        Parameters and raw outputs.
+    loss : Loss
+        The training loss of one row, in the raw outputs.
+    penalty : Penalty
+        The training penalty.
+    task : {"classification", "regression"}
+    classes : ndarray of shape (n_classes,) or None
+    class_weight : ClassWeight or None
+    transformers : Pipeline or None
+        The fitted steps before the estimator; applied, never refitted.
+    """
+
+    estimator: BaseEstimator
+    model: DifferentiableModel
+    loss: Loss
+    penalty: Penalty
+    task: Task
+    classes: np.ndarray | None = None
+    class_weight: ClassWeight | None = None
+    transformers: Any = None
+
+    def prepare(self, X: Any) -> Any:
+        """``X`` as the model takes it: transformed, as a float array or CSR/CSC matrix, its width checked.
+
+        Finiteness is not checked here: a NaN or an infinity in X reaches the raw outputs, and is looked for where those
+        are made.
+        """
+        if self.transformers is not None:
+            X = self.transformers.transform(X)
+        return validate_data(
+            self.estimator,
+            X,
+            reset=False,
+            accept_sparse=("csr", "csc"),
+            dtype=(np.float64, np.float32),
+            ensure_all_finite=False,
+        )
+
+    def encode(self, y: Any) -> np.ndarray:
+        """Targets as the loss takes them: class codes ``(n,)``, or floats ``(n, K)``."""
+        if self.classes is None:
+            y = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
+            y = y.reshape(-1, 1) if y.ndim == 1 else y
+            if y.shape[1] != self.model.n_outputs:
+                raise ValueError(f"y must have {self.model.n_outputs} target(s), as in fit; got {y.shape[1]}.")
+            return y
+        return encode_labels(column_or_1d(y), self.classes)
+
+    def resolve_class_weight(
+        self, codes: np.ndarray, sample_weight: np.ndarray | None
+    ) -> tuple[Loss, np.ndarray | None]:
+        """The loss, and the weight of each class ``(n_classes,)`` or None, given the training targets."""
+        spec = self.class_weight
+        if spec is None or spec.value is None or self.classes is None:
+            return self.loss, None
+        labels = np.arange(len(self.classes))
+        if spec.scheme == "balanced_sides":
+            assert isinstance(self.loss, MarginLoss)
+            counts = np.bincount(codes, minlength=len(labels))
+            sides = np.column_stack([len(codes) / (2.0 * counts), len(codes) / (2.0 * (len(codes) - counts))])
+            return replace(self.loss, side_weights=_as_pairs(sides)), None
+        value = spec.value
+        if isinstance(value, dict):
+            value = {code: value[label] for code, label in enumerate(self.classes.tolist()) if label in value}
+        extra = {"sample_weight": sample_weight} if spec.weighted_counts else {}
+        weight = compute_class_weight(value, classes=labels, y=codes, **extra)
+        if spec.scheme == "rows":
+            return self.loss, weight
+        assert isinstance(self.loss, MarginLoss)
+        return replace(self.loss, side_weights=_as_pairs(np.column_stack([weight, np.ones_like(weight)]))), None
+
+
+def _as_pairs(table: np.ndarray) -> tuple[tuple[float, float], ...]:
+    return tuple((float(a), float(b)) for a, b in table)
+
+
+def encode_labels(y: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Integer codes of ``y`` in the sorted ``classes``; labels that are not there raise."""
+    check_consistent_length(y)
+    comparable = (y.dtype.kind in "OUST") == (classes.dtype.kind in "OUST")
+    codes = np.zeros(y.shape[0], dtype=np.intp)
+    known = np.zeros(y.shape[0], dtype=bool)
+    if comparable and len(classes) <= 16:
+        # A comparison for each class is much faster than a binary search for each row.
+        for code, label in enumerate(classes):
+            same = np.asarray(y == label)
+            known |= same
+            if code:
+                codes += same if code == 1 else code * same
+    elif comparable:
+        codes = np.minimum(np.searchsorted(classes, y), len(classes) - 1)
+        known = np.asarray(classes[codes] == y)
+    if not known.all():
+        strange = list(dict.fromkeys(y[~known].tolist()))[:5]
+        raise ValueError(
+            f"y holds labels that the estimator was not fitted with: {strange}. Its classes are {classes.tolist()}."
+        )
+    return codes

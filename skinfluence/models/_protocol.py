@@ -1,0 +1,52 @@
+"""The seam between methods and model families."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+
+class DifferentiableModel(Protocol):
+    """A differentiable map from rows and flat parameters to raw outputs. It knows neither loss nor objective.
+
+    ``n_params`` is p, ``n_outputs`` is K; parameter vectors are flat arrays ``(p,)``, outputs and cotangents ``(n,
+    K)``.
+    """
+
+    @property
+    def params(self) -> np.ndarray:
+        """The parameters ``(p,)``."""
+
+    @property
+    def n_outputs(self) -> int: ...
+
+    @property
+    def blocks(self) -> dict[str, slice]:
+        """Named slices of the parameter vector, one for each layer."""
+
+    def at(self, params: np.ndarray) -> DifferentiableModel:
+        """The same model at other parameters."""
+
+    def outputs(self, X: Any) -> np.ndarray:
+        """Raw outputs ``(n, K)``."""
+
+    def jvp(self, X: Any, v: np.ndarray) -> np.ndarray:
+        """Derivative of the outputs along ``v``, ``(n, K)``."""
+
+    def vjp(self, X: Any, cotangents: np.ndarray) -> np.ndarray:
+        """``sum_i sum_k cotangents[i, k] dF_ik / dparams``, ``(p,)`` in float64."""
+
+    def outputs_and_jvps(
+        self, X: Any, params: Sequence[np.ndarray], directions: Sequence[np.ndarray]
+    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Outputs at each of ``params`` and the derivatives there along the direction of the same index, in one pass
+        over ``X``.
+        """
+
+    def vjps(self, X: Any, params: Sequence[np.ndarray], cotangents: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """`vjp` at each of ``params``, in one pass over ``X``."""
+
+    def squared_row_norms(self, X: Any, cotangents: np.ndarray, free: np.ndarray) -> np.ndarray:
+        """Squared norms ``(n,)`` of ``sum_k cotangents[i, k] dF_ik / dparams`` over the parameters marked ``free``."""

@@ -1,0 +1,150 @@
+"""Linear models: raw outputs ``X @ coef.T + intercept``, differentiated by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+_NARROW = 128
+
+
+class LinearModel:
+    """``F = X @ coef.T + intercept``; parameters are ``coef`` output by output, each followed by its intercept where
+    there is one.
+
+    Outputs are stored class-major, ``(K, n)``, because rows of ``n`` numbers vectorise and ``n`` rows of ``K`` numbers
+    do not; the ``(n, K)`` arrays returned are transposed views of that. Everything is computed in the dtype of ``X``.
+    """
+
+    def __init__(self, params: np.ndarray, *, n_features: int, n_outputs: int, fit_intercept: bool) -> None:
+        width = n_features + fit_intercept
+        params = np.array(params, dtype=np.float64).reshape(-1)
+        if params.shape != (n_outputs * width,):
+            raise ValueError(
+                f"params must have {n_outputs * width} entries ({n_outputs} outputs x {n_features} features"
+                f"{' + intercept' if fit_intercept else ''}), got {params.shape[0]}."
+            )
+        params.flags.writeable = False
+        self._params = params
+        self.n_features = n_features
+        self.n_outputs = n_outputs
+        self.fit_intercept = fit_intercept
+
+    @classmethod
+    def from_coef(cls, coef: np.ndarray, intercept: np.ndarray | None) -> LinearModel:
+        """From ``coef (K, d)`` and ``intercept (K,)`` or None."""
+        K, d = coef.shape
+        table = coef if intercept is None else np.column_stack([coef, intercept])
+        return cls(table.ravel(), n_features=d, n_outputs=K, fit_intercept=intercept is not None)
+
+    @property
+    def params(self) -> np.ndarray:
+        return self._params
+
+    @property
+    def width(self) -> int:
+        """Parameters of one output."""
+        return self.n_features + self.fit_intercept
+
+    @property
+    def blocks(self) -> dict[str, slice]:
+        return {"linear": slice(0, self._params.shape[0])}
+
+    def at(self, params: np.ndarray) -> LinearModel:
+        return LinearModel(
+            params, n_features=self.n_features, n_outputs=self.n_outputs, fit_intercept=self.fit_intercept
+        )
+
+    def table(self, params: np.ndarray) -> np.ndarray:
+        """A parameter vector as ``(K, d [+ 1])``."""
+        return params.reshape(-1, self.width)
+
+    def outputs(self, X: Any) -> np.ndarray:
+        return self.jvp(X, self._params)
+
+    def jvp(self, X: Any, v: np.ndarray) -> np.ndarray:
+        # The outputs are linear in the parameters: the derivative along v is the model at v.
+        return self._outputs_at(X, self.table(v))
+
+    def vjp(self, X: Any, cotangents: np.ndarray) -> np.ndarray:
+        cotangents = np.asarray(cotangents, dtype=X.dtype)
+        table = np.empty((cotangents.shape[1], self.width))
+        if sp.issparse(X):
+            table[:, : self.n_features] = (X.T @ cotangents).T
+        else:
+            table[:, : self.n_features] = cotangents.T @ X
+        if self.fit_intercept:
+            table[:, -1] = cotangents.sum(axis=0, dtype=np.float64)
+        return table.ravel()
+
+    def outputs_and_jvps(
+        self, X: Any, params: Sequence[np.ndarray], directions: Sequence[np.ndarray]
+    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        # All parameter vectors and all directions are stacked into one product, so that X is read once.
+        stacked = self._outputs_at(X, np.concatenate([self.table(v) for v in (*params, *directions)]))
+        K, M = self.n_outputs, len(params)
+        parts = [stacked[:, k * K : (k + 1) * K] for k in range(M + len(directions))]
+        return parts[:M], parts[M:]
+
+    def vjps(self, X: Any, params: Sequence[np.ndarray], cotangents: Sequence[np.ndarray]) -> list[np.ndarray]:
+        # The derivative of a linear model does not depend on its parameters.
+        stacked = self.vjp(X, np.concatenate([c.T for c in cotangents]).T)
+        return list(stacked.reshape(len(cotangents), -1))
+
+    def squared_row_norms(self, X: Any, cotangents: np.ndarray, free: np.ndarray) -> np.ndarray:
+        mask = self.table(free)
+        if mask.all():
+            per_row = _squared_rows(X)
+            per_row += self.fit_intercept
+            return np.multiply(per_row, _squared_rows(cotangents), out=per_row)
+        squares = X.multiply(X).tocsr() if sp.issparse(X) else X * X
+        norms = self._outputs_at(squares, mask.astype(X.dtype))
+        return np.einsum("ik,ik,ik->i", norms, cotangents, cotangents)
+
+    def gram(self, X: Any, weights: np.ndarray) -> np.ndarray:
+        """``sum_i weights[i] x_i x_i^T`` with the intercept's column of ones, ``(d [+ 1], d [+ 1])`` in float64."""
+        G = np.empty((self.width, self.width))
+        d = self.n_features
+        if sp.issparse(X):
+            scaled = X.multiply(weights[:, None]).tocsr()
+            G[:d, :d] = (X.T @ scaled).toarray()
+        elif (weights >= 0).all():
+            B = X * np.sqrt(weights)[:, None]
+            G[:d, :d] = B.T @ B  # one buffer on both sides: BLAS computes half of it
+        else:
+            G[:d, :d] = X.T @ (X * weights[:, None])
+        if self.fit_intercept:
+            G[:d, d] = G[d, :d] = X.T @ weights
+            G[d, d] = weights.sum(dtype=np.float64)
+        return G
+
+    def _outputs_at(self, X: Any, table: np.ndarray) -> np.ndarray:
+        coef = np.ascontiguousarray(table[:, : self.n_features], dtype=X.dtype)
+        if not sp.issparse(X):
+            # Measured with OpenBLAS: on narrow tables the row-major product and a transposing copy beat the class-major
+            # product.
+            narrow = self.n_features < _NARROW
+            F = np.ascontiguousarray((X @ coef.T).T) if narrow else coef @ X.T
+        else:
+            F = np.empty((coef.shape[0], X.shape[0]), dtype=X.dtype)
+            for k, row in enumerate(coef):
+                F[k] = X @ row
+        if self.fit_intercept:
+            F += table[:, -1:].astype(X.dtype)
+        return F.T
+
+
+def _squared_rows(X: Any) -> np.ndarray:
+    if sp.issparse(X):
+        return np.asarray(X.multiply(X).sum(axis=1)).ravel()
+    if X.shape[1] == 1:
+        return X[:, 0] * X[:, 0]
+    return _dot_rows(X, X)
+
+
+# vecdot came with NumPy 2, and is a little faster on C-ordered rows.
+_dot_rows = getattr(np, "vecdot", partial(np.einsum, "ij,ij->i"))

@@ -1,0 +1,203 @@
+"""Objectives: what the scores are about. Every objective is *lower is better* and a function of the model's raw
+outputs.
+
+An objective is a configuration; `bind` ties it to a training problem and to the rows it is taken on, and gives a
+`BoundObjective` with the value and the gradient that the methods use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+from sklearn.base import BaseEstimator
+
+from . import curves
+from .losses import DevianceLoss, Loss, MarginLoss, ResidualLoss, SoftmaxLoss
+from .models import DifferentiableModel
+from .operators import Rows, TrainingProblem, pull_back, require_finite
+
+_HUBER_THRESHOLD = 1.345  # 95 % efficiency under normal errors, in units of the residuals' spread (Huber, 1964)
+_GCE_Q = 0.7  # the value of Zhang and Sabuncu, 2018
+
+
+class BoundObjective(Protocol):
+    """An objective on its rows."""
+
+    def value(self, model: DifferentiableModel) -> float:
+        """The objective at a model."""
+
+    def gradients(self, params: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Its gradient ``(p,)`` at each parameter vector."""
+
+
+@dataclass(frozen=True)
+class MeanLoss:
+    """The weighted mean of a loss over rows."""
+
+    problem: TrainingProblem
+    rows: Rows
+    loss: Loss
+
+    def __post_init__(self) -> None:
+        if len(self.rows) == 0:
+            raise ValueError("The objective needs at least one validation row, got none.")
+
+    @property
+    def _total(self) -> float:
+        return float(len(self.rows)) if self.rows.weight is None else float(self.rows.weight.sum())
+
+    def value(self, model: DifferentiableModel) -> float:
+        total = 0.0
+        for _, X, y, weight in self.rows.blocks(3 * model.n_outputs):
+            F = model.outputs(X)
+            require_finite(F, self.rows.X)
+            values = self.loss.value(F, y)
+            total += float(values.sum(dtype=np.float64)) if weight is None else float(values @ weight)
+        return total / self._total
+
+    def gradients(self, params: Sequence[np.ndarray]) -> list[np.ndarray]:
+        def cotangents(F: np.ndarray, at: slice, member: int) -> np.ndarray:
+            return self.row_cotangents(F, at)
+
+        return [total / self._total for total in pull_back(self.problem.fitted, self.rows, params, cotangents)]
+
+    def row_cotangents(self, F: np.ndarray, at: slice) -> np.ndarray:
+        """Derivatives of each row's weighted loss in its outputs: `gradients` is their pull-back over the rows' total
+        weight.
+        """
+        D = self.loss.gradient(F, self.rows.y[at])
+        weight = self.rows.weight
+        return D if weight is None else D * weight[at, None].astype(D.dtype)
+
+
+class Utility(BaseEstimator):
+    """The mean loss on the validation rows.
+
+    Parameters
+    ----------
+    loss : {"auto", "log_loss", "mae", "gce", "squared_error", "huber"} or callable, default="auto"
+        - "auto": the model's own training loss if the validation rows were given by the user, whose labels are trusted;
+          otherwise, since the labels may be wrong, "mae" for classifiers and "huber" for regressors.
+        - "log_loss": cross-entropy of the class probabilities (classifiers).
+        - "mae": ``1 - p_y`` (classifiers): a mislabelled validation row has a bounded pull. Source: Ghosh et al., AAAI
+          2017.
+        - "gce": ``(1 - p_y^0.7) / 0.7``, between the two. Source: Zhang and Sabuncu, NeurIPS 2018.
+        - "squared_error", "huber": of the predicted mean (regressors); Huber's threshold is 1.345 times the residuals'
+          normalised median absolute deviation.
+        - a callable ``loss(outputs, targets) -> (values, gradient)``: raw outputs ``(n, K)``, encoded targets (class
+          codes ``(n,)`` or floats ``(n, K)``); values ``(n,)`` and their derivatives in the outputs ``(n, K)``.
+
+        Probabilities are the softmax of the outputs, or the sigmoid of each for binary and one-vs-rest models, for
+        models that estimate none (SVMs, the perceptron, ridge classifiers) too. For one-vs-rest models the loss is the
+        sum over the binary problems.
+
+    Examples
+    --------
+    >>> from skinfluence.objectives import Utility
+    >>> Utility(loss="mae")
+    Utility(loss='mae')
+    """
+
+    def __init__(self, loss: str | Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]] = "auto") -> None:
+        self.loss = loss
+
+    def bind(self, problem: TrainingProblem, rows: Rows, *, trusted: bool) -> MeanLoss:
+        """The objective on ``rows``; ``trusted`` says that their labels are known to be right."""
+        return MeanLoss(problem, rows, self._resolve(problem, rows, trusted))
+
+    def _resolve(self, problem: TrainingProblem, rows: Rows, trusted: bool) -> Loss:
+        if callable(self.loss):
+            return UserLoss(self.loss)
+        classifier = problem.fitted.task == "classification"
+        choices = {"log_loss": 0.0, "mae": 1.0, "gce": _GCE_Q} if classifier else {"squared_error": None, "huber": None}
+        name = self.loss
+        if name == "auto":
+            if trusted:
+                return problem.loss
+            name = "mae" if classifier else "huber"
+        if name not in choices:
+            raise ValueError(
+                "Utility(loss=...) must be 'auto', a callable or, for a "
+                f"{'classifier' if classifier else 'regressor'}, one of "
+                f"{list(choices)}; got {self.loss!r}."
+            )
+        if classifier:
+            return _cross_entropy(problem.loss, choices[name])
+        log_link = isinstance(problem.loss, DevianceLoss) and problem.loss.log_link
+        if name == "squared_error":
+            return ResidualLoss(curves.squared_curve(), log_link)
+        return ResidualLoss(curves.huber_curve(_residual_threshold(problem, rows, log_link)), log_link)
+
+
+def _cross_entropy(training: Loss, q: float | None) -> Loss:
+    assert q is not None
+    if isinstance(training, MarginLoss):
+        return replace(training, curve=curves.cross_entropy_curve(q))
+    assert isinstance(training, SoftmaxLoss)
+    return SoftmaxLoss(q)
+
+
+def _residual_threshold(problem: TrainingProblem, rows: Rows, log_link: bool) -> float:
+    """Huber's threshold for the residuals of the fitted model."""
+    residuals = np.empty(rows.y.shape)
+    for at, X, y, _ in rows.blocks(3 * problem.fitted.model.n_outputs):
+        F = problem.fitted.model.outputs(X)
+        require_finite(F, rows.X)
+        residuals[at] = (np.exp(F) if log_link else F) - y
+    spread = 1.4826 * float(np.median(np.abs(residuals - np.median(residuals, axis=0))))
+    if (
+        spread == 0.0
+    ):  # more than half of the residuals are alike: any small threshold makes Huber's loss the absolute one
+        spread = float(np.abs(residuals).mean())
+    return _HUBER_THRESHOLD * spread if spread > 0.0 else 1.0
+
+
+@dataclass(frozen=True)
+class UserLoss:
+    """A user's callable as a loss of the objective."""
+
+    function: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+    @property
+    def twice_differentiable(self) -> bool:
+        return False
+
+    def value(self, F: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return self._call(F, y)[0]
+
+    def gradient(self, F: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return self._call(F, y)[1]
+
+    def hessian_product(self, F: np.ndarray, y: np.ndarray, V: np.ndarray) -> np.ndarray:
+        raise TypeError("A loss given as a callable has no second derivative.")
+
+    def _call(self, F: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        values, gradient = (np.asarray(part) for part in self.function(F, y))
+        if values.shape != F.shape[:1] or gradient.shape != F.shape:
+            raise ValueError(
+                f"The loss callable must return values of shape {F.shape[:1]} and a gradient of shape {F.shape}, got "
+                f"{values.shape} and {gradient.shape}."
+            )
+        return values, gradient
+
+
+OBJECTIVES: dict[str, Callable[[], Any]] = {"utility": Utility}
+
+
+def resolve_objective(objective: Any) -> Any:
+    """An objective from its name or from a configured object."""
+    if isinstance(objective, str):
+        if objective not in OBJECTIVES:
+            raise ValueError(
+                f"objective must be one of {sorted(OBJECTIVES)} or an objective object, got {objective!r}."
+            )
+        return OBJECTIVES[objective]()
+    if not hasattr(objective, "bind"):
+        raise TypeError(
+            f"objective must be one of {sorted(OBJECTIVES)} or an object such as Utility(loss='mae'), got "
+            f"{objective!r}."
+        )
+    return objective

@@ -1,0 +1,33 @@
+"""What a method asks of a preconditioner."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..operators import TrainingProblem
+
+Solve = Callable[[np.ndarray], np.ndarray]
+"""``g -> P g`` on ``(p,)`` or, column by column, on ``(p, m)``."""
+
+
+class Preconditioner(Protocol):
+    """``P`` at given parameters."""
+
+    def at(self, problem: TrainingProblem, params: np.ndarray) -> tuple[Solve, dict[str, Any]]:
+        """``P`` as a function, and a report of what was done that the function goes on filling (damping, residuals)."""
+
+
+def on_free(free: np.ndarray, solve: Solve) -> Solve:
+    """``solve`` on the free parameters, zero on the others: those do not move."""
+    if free.all():
+        return solve
+
+    def restricted(g: np.ndarray) -> np.ndarray:
+        u = np.zeros_like(g)
+        u[free] = solve(g[free])
+        return u
+
+    return restricted

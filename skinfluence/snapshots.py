@@ -1,0 +1,59 @@
+"""Snapshots: the parameter vectors at which a method takes its gradients, each with its weight."""
+
+from __future__ import annotations
+
+from numbers import Integral, Real
+from typing import Protocol
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_random_state, check_scalar
+
+from .operators import TrainingProblem
+
+Snapshot = tuple[float, np.ndarray]
+"""(weight, parameters)."""
+
+
+class Snapshots(Protocol):
+    """What a method asks of its snapshots."""
+
+    def draw(self, problem: TrainingProblem, random_state: np.random.RandomState) -> list[Snapshot]:
+        """The snapshots of a fitted model."""
+
+
+class Final(BaseEstimator):
+    """The fitted parameters, alone."""
+
+    def draw(self, problem: TrainingProblem, random_state: np.random.RandomState) -> list[Snapshot]:
+        return [(1.0, problem.params)]
+
+
+class Dropout(BaseEstimator):
+    """Copies of the fitted parameters, each with its own random share of parameters dropped.
+
+    Each parameter (intercepts too) is set to zero with probability ``rate``, and those that stay are divided by ``1 -
+    rate``: inverted dropout, so that the parameters, and the outputs of a linear model, are right on average.
+
+    Parameters
+    ----------
+    n_members : int, default=5
+        Number of copies.
+    rate : float, default=0.01
+        Probability, in [0, 1), that a parameter is dropped.
+    """
+
+    def __init__(self, n_members: int = 5, rate: float = 0.01) -> None:
+        self.n_members = n_members
+        self.rate = rate
+
+    def draw(self, problem: TrainingProblem, random_state: np.random.RandomState) -> list[Snapshot]:
+        check_scalar(self.n_members, "n_members", Integral, min_val=1)
+        check_scalar(self.rate, "dropout rate", Real, min_val=0, max_val=1, include_boundaries="left")
+        # A seed for each member: a member is the same whichever others are drawn, and wherever it runs.
+        seeds = random_state.randint(np.iinfo(np.int32).max, size=self.n_members)
+        return [(1.0 / self.n_members, self._drop(problem.params, seed)) for seed in seeds]
+
+    def _drop(self, params: np.ndarray, seed: int) -> np.ndarray:
+        kept = check_random_state(int(seed)).random_sample(params.shape[0]) >= self.rate
+        return params * kept / (1.0 - self.rate)

@@ -1,0 +1,24 @@
+"""Shared fixtures."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope="session")
+def data_home() -> Path:
+    """The folder of real data sets; tests that need it skip where there is none."""
+    given = os.environ.get("SKINFLUENCE_DATA_HOME")
+    folder = Path(given) if given else Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not (folder / "tabular").is_dir():
+        pytest.skip("needs the folder of data sets: set SKINFLUENCE_DATA_HOME")
+    return folder
+
+
+@pytest.fixture
+def rng() -> np.random.RandomState:
+    return np.random.RandomState(0)
