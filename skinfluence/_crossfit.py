@@ -9,8 +9,9 @@ import numpy as np
 from joblib import Parallel, delayed
 from sklearn.model_selection import KFold, StratifiedKFold, check_cv
 
-from ._fitting import fit_estimator, is_frozen, rows_of
+from ._fitting import fit_estimator, is_frozen
 from ._held_out import HeldOut
+from ._rows import take_rows
 from ._scores import require_finite_scores
 from .models import as_model
 from .models._fitted import Task
@@ -30,9 +31,8 @@ class Table:
         return int(self.X.shape[0]) if hasattr(self.X, "shape") else len(self.X)
 
     def take(self, indices: np.ndarray) -> Table:
-        return Table(
-            *(rows_of(part, indices) for part in (self.X, self.y, self.sample_weight, self.sensitive_features))
-        )
+        parts = (self.X, self.y, self.sample_weight, self.sensitive_features)
+        return Table(*(None if part is None else take_rows(part, indices) for part in parts))
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def _fit_rows(y: Any, train: np.ndarray, kept: np.ndarray) -> np.ndarray:
     scored.
     """
     chosen = kept[train]
-    labels = np.asarray(rows_of(y, train))
+    labels = np.asarray(take_rows(y, train))
     if labels.ndim == 1 and labels.dtype.kind != "f":
         for label in set(labels.tolist()) - set(labels[chosen].tolist()):
             chosen = chosen | (labels == label)

@@ -68,7 +68,8 @@ class InfluenceSelector(Curator):
     threshold_ : float
         Rows that score below it are removed (ties by row order); 0 for "auto".
     estimator_ : estimator
-        The model that gave the scores. Cross-fitted models are discarded; it is then fitted on the rows kept.
+        The model that gave the scores. Cross-fitted models are discarded: after `fit` it is then one fitted on the rows
+        kept, and inside a Pipeline, where the steps that follow are fitted on them, it is left out.
     diagnostics_ : list of dict
         What the method reports for each model: solver, damping, rank, residual.
     task_ : {"classification", "regression"}

@@ -22,9 +22,10 @@ from sklearn.utils.validation import (
 )
 
 from ._crossfit import Scored, Table, make_folds, score_table
-from ._fitting import as_rows, check_scorable, default_estimator, find_task, fit_estimator, is_frozen, rows_of
+from ._fitting import check_scorable, default_estimator, find_task, fit_estimator, is_frozen
 from ._held_out import HeldOut
 from ._redraw import redraw
+from ._rows import as_rows, take_rows
 from ._sampler import CuratorSampler
 from ._scores import as_held_out, refuse_groups
 from .methods import METHODS, resolve_method
@@ -91,7 +92,7 @@ class Curator(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self : object
         """
         held_out = as_held_out(X_val, y_val, sensitive_features_val)
-        return self._fit(X, y, sample_weight, held_out, sensitive_features, following=None, task=None)
+        return self._fit(X, y, sample_weight, held_out, sensitive_features, refit=True)
 
     def _fit(
         self,
@@ -101,8 +102,9 @@ class Curator(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         held_out: HeldOut | None,
         sensitive_features: Any,
         *,
-        following: Any,
-        task: Task | None,
+        following: Any = None,
+        task: Task | None = None,
+        refit: bool = False,
     ) -> Any:
         method, objective = resolve_method(self.method), resolve_objective(self.objective)
         refuse_groups(self.objective, sensitive_features, None if held_out is None else held_out.sensitive_features)
@@ -122,13 +124,16 @@ class Curator(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self.diagnostics_ = scored.reports
         self._act(table, codes)
         self.sample_indices_ = np.flatnonzero(self.support_)
-        self.estimator_ = scored.estimators[0] if len(scored.estimators) == 1 else self._refit(estimator, table)
+        if len(scored.estimators) == 1:
+            self.estimator_ = scored.estimators[0]
+        elif refit:
+            self.estimator_ = self._refit(estimator, table)
         return self
 
     def _refit(self, estimator: Any, table: Table) -> Any:
         """The estimator on the curated rows; cross-fitted models have each seen a part of them."""
         X, y, factor = self._curated(table.X, table.y)
-        weight = rows_of(table.sample_weight, self.sample_indices_)
+        weight = None if table.sample_weight is None else table.sample_weight[self.sample_indices_]
         if factor is not None:
             weight = factor if weight is None else weight * factor
         return fit_estimator(estimator, X, y, weight, self._refit_seed)
@@ -245,17 +250,24 @@ class Curator(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         factor : ndarray or None
             What to multiply each returned row's weight by; None where curation changes no weight.
         """
-        groups = fit_params.pop("sensitive_features", None)
-        weight = fit_params.pop("sample_weight", None)
-        held_out = as_held_out(*(fit_params.pop(name, None) for name in ("X_val", "y_val", "sensitive_features_val")))
-        if fit_params:
-            raise TypeError(f"{type(self).__name__}.fit takes no parameter named {sorted(fit_params)}.")
         X, y = as_rows(X), as_rows(y)
-        self._fit(X, y, weight, held_out, groups, following=following, task=task)
+        self._fit(X, y, following=following, task=task, **self._fit_arguments(fit_params))
         return self._curated(X, y)
 
+    def _fit_arguments(self, fit_params: dict[str, Any]) -> dict[str, Any]:
+        """The parameters of `fit` as `_fit` takes them."""
+        given = dict(fit_params)
+        arguments = {
+            "sample_weight": given.pop("sample_weight", None),
+            "held_out": as_held_out(*(given.pop(name, None) for name in ("X_val", "y_val", "sensitive_features_val"))),
+            "sensitive_features": given.pop("sensitive_features", None),
+        }
+        if given:
+            raise TypeError(f"{type(self).__name__}.fit takes no parameter named {sorted(given)}.")
+        return arguments
+
     def _curated(self, X: Any, y: Any) -> tuple[Any, Any, np.ndarray | None]:
-        return rows_of(X, self.sample_indices_), rows_of(y, self.sample_indices_), None
+        return take_rows(X, self.sample_indices_), take_rows(y, self.sample_indices_), None
 
     def fit_transform(self, X: Any, y: Any = None, **fit_params: Any) -> Any:
         """Fit, and return as many rows as given: each removed one replaced by a kept row of its class.
@@ -284,7 +296,7 @@ class Curator(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
                 "remove rows."
             )
         X = as_rows(X)
-        self.fit(X, y, **fit_params)
+        self._fit(X, y, **self._fit_arguments(fit_params))
         if self.support_.all():
             return X
         if self.task_ == "regression":
@@ -295,7 +307,7 @@ class Curator(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             )
         codes = np.searchsorted(self.classes_, column_or_1d(y))
         indices = redraw(codes, self.support_, np.random.RandomState(self._redraw_seed))
-        redrawn = rows_of(X, indices)
+        redrawn = take_rows(X, indices)
         if hasattr(redrawn, "iloc"):
             redrawn.index = X.index
         return redrawn

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
+from sklearn import config_context
 from sklearn.base import BaseEstimator, clone, is_classifier, is_regressor
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils import _safe_indexing
 from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import has_fit_parameter
 
@@ -75,7 +75,9 @@ def fit_estimator(estimator: Any, X: Any, y: Any, sample_weight: np.ndarray | No
             f"sample_weight was given, but {type(final).__name__} takes none in fit. Leave it out, or choose another "
             "estimator."
         )
-    return estimator.fit(X, y, **{f"{path}sample_weight": sample_weight})
+    # The weights are for this estimator as a whole, whatever its parts have requested.
+    with config_context(enable_metadata_routing=False):
+        return estimator.fit(X, y, **{f"{path}sample_weight": sample_weight})
 
 
 def _last_step(estimator: Any) -> tuple[str, Any]:
@@ -92,13 +94,3 @@ def seeded(estimator: BaseEstimator, seed: int) -> BaseEstimator:
     names = sorted(name for name, value in params.items() if name.split("__")[-1] == "random_state" and value is None)
     draws = np.random.RandomState(seed).randint(np.iinfo(np.int32).max, size=len(names))
     return estimator.set_params(**dict(zip(names, draws.tolist(), strict=True))) if names else estimator
-
-
-def rows_of(values: Any, indices: np.ndarray) -> Any:
-    """Rows of anything array-like, container kept; None stays None."""
-    return None if values is None else _safe_indexing(values, indices)
-
-
-def as_rows(values: Any) -> Any:
-    """Arrays, frames and sparse matrices as they are; anything else as an array."""
-    return values if values is None or hasattr(values, "shape") else np.asarray(values)

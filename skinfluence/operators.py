@@ -103,10 +103,9 @@ class TrainingProblem:
     def _check_targets(self, targets: np.ndarray) -> None:
         if self.fitted.classes is None:
             return
-        present = np.bincount(targets, minlength=len(self.fitted.classes))
-        if np.count_nonzero(present) < 2:
+        if not (targets != targets[0]).any():
             raise ValueError(
-                f"y must hold at least two classes, got one: {self.fitted.classes[present > 0].tolist()}. "
+                f"y must hold at least two classes, got one: {self.fitted.classes[targets[:1]].tolist()}. "
                 "With a single class there is nothing to separate."
             )
 

@@ -25,18 +25,20 @@ def row_slices(X: Any, n_columns_of_work: int = 0, itemsize: int = 8) -> Iterato
     against ``sklearn.get_config()["working_memory"]``.
     """
     n = n_rows(X)
-    budget = int(get_config()["working_memory"] * 2**20)
-    row_bytes = _row_bytes(X) + n_columns_of_work * itemsize
-    step = min(max(min(_CACHE_BYTES, budget) // max(row_bytes, 1), 1), _MAX_ROWS)
-    if sp.issparse(X):
-        # A sparse product gains nothing from the cache; blocks only bound the memory of what is beside X.
-        step = _MAX_ROWS if X.format == "csr" else max(n, 1)
+    if sp.issparse(X) and X.format != "csr":
+        step = max(n, 1)  # the rows of a CSC matrix cannot be sliced without searching all of it
+    else:
+        budget = int(get_config()["working_memory"] * 2**20)
+        row_bytes = _row_bytes(X) + n_columns_of_work * itemsize
+        step = min(max(int(min(_CACHE_BYTES, budget) / max(row_bytes, 1.0)), 1), _MAX_ROWS)
     for start in range(0, n, step):
         yield slice(start, min(start + step, n))
 
 
-def _row_bytes(X: Any) -> int:
-    return int(X.shape[1]) * X.dtype.itemsize
+def _row_bytes(X: Any) -> float:
+    if sp.issparse(X):
+        return float((X.data.nbytes + X.indices.nbytes) / max(X.shape[0], 1))
+    return float(X.shape[1] * X.dtype.itemsize)
 
 
 def take(X: Any, rows: slice) -> Any:

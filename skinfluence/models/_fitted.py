@@ -146,7 +146,7 @@ def encode_labels(y: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """Integer codes of ``y`` in the sorted ``classes``; labels that are not there raise."""
     check_consistent_length(y)
     comparable = (y.dtype.kind in "OUST") == (classes.dtype.kind in "OUST")
-    codes = np.zeros(y.shape[0], dtype=np.intp)
+    codes = np.zeros(y.shape[0], dtype=np.min_scalar_type(-len(classes)))  # small: there may be many rows
     known = np.zeros(y.shape[0], dtype=bool)
     if comparable and len(classes) <= 16:
         # A comparison for each class is much faster than a binary search for each row.
@@ -154,9 +154,9 @@ def encode_labels(y: np.ndarray, classes: np.ndarray) -> np.ndarray:
             same = np.asarray(y == label)
             known |= same
             if code:
-                codes += same if code == 1 else code * same
+                codes[same] = code
     elif comparable:
-        codes = np.minimum(np.searchsorted(classes, y), len(classes) - 1)
+        codes = np.minimum(np.searchsorted(classes, y), len(classes) - 1).astype(codes.dtype)
         known = np.asarray(classes[codes] == y)
     if not known.all():
         strange = list(dict.fromkeys(y[~known].tolist()))[:5]

@@ -149,6 +149,8 @@ def _kronecker_inverse(problem: TrainingProblem, params: np.ndarray) -> Solve:
         problem.fitted.penalty.l2.mean()
     )
     # The floor keeps directions without curvature (the intercepts' common shift) in hand; it only steers the iteration.
+    if spectrum.max() <= 0:
+        return np.copy
     spectrum = np.maximum(spectrum, 1e-10 * spectrum.max())
 
     def apply(r: np.ndarray) -> np.ndarray:

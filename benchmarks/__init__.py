@@ -1,0 +1,1 @@
+"""Benchmarks of skinfluence: ``python -m benchmarks list``."""

@@ -1,0 +1,205 @@
+"""Runs a benchmark, stores what it found as JSON, and makes Markdown of the stored JSON alone."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import os
+import platform
+import subprocess
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from joblib import Parallel, delayed, parallel_config
+from threadpoolctl import threadpool_info
+
+RESULTS = Path(__file__).parent / "results"
+NAMES = ("noise", "speed")
+_PACKAGES = ("numpy", "scipy", "scikit-learn", "joblib", "skinfluence", "cleanlab", "pyinfluence")
+
+
+def benchmark(name: str) -> ModuleType:
+    """Module of a benchmark: ``run(quick, data_home) -> dict`` and ``tables(result) -> {title: rows}``."""
+    if name not in NAMES:
+        raise SystemExit(f"No benchmark named {name!r}: there are {', '.join(NAMES)}.")
+    return importlib.import_module(f"benchmarks.{name}")
+
+
+def run(name: str, *, quick: bool, data_home: str | None) -> dict[str, Any]:
+    """Run one benchmark; its rows with everything needed to judge or repeat them."""
+    module = benchmark(name)
+    load_before = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+    started = datetime.now(UTC)
+    found = module.run(quick=quick, data_home=data_home)
+    seconds = (datetime.now(UTC) - started).total_seconds()
+    return {
+        "benchmark": name,
+        "quick": quick,
+        "date": started.isoformat(timespec="seconds"),
+        "seconds": round(seconds, 1),
+        "revision": revision(),
+        "versions": versions(),
+        "machine": {**machine(), "load_before": load_before},
+        **found,
+    }
+
+
+def over_cores(function: Callable, tasks: Iterable[tuple]) -> list[Any]:
+    """``function(*task)`` for every task, one core and one BLAS thread a task."""
+    with parallel_config(backend="loky", inner_max_num_threads=1):
+        return Parallel(n_jobs=int(machine()["cores"]))(delayed(function)(*task) for task in tasks)
+
+
+def aggregate(rows: Iterable[Mapping[str, Any]], by: Sequence[str], values: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows of single seeds -> one row a group, each value as ``{"mean", "std", "seeds"}``; all-missing is None.
+
+    The spread is the sample standard deviation over seeds (None for a single seed), and ``seeds`` holds what each seed
+    gave, in order. Groups keep the order of their first appearance.
+    """
+    groups: dict[tuple, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[key] for key in by), []).append(row)
+    return [
+        dict(zip(by, group, strict=True)) | {value: _spread([row.get(value) for row in members]) for value in values}
+        for group, members in groups.items()
+    ]
+
+
+def _spread(values: list[float | None]) -> dict[str, Any] | None:
+    known = [float(value) for value in values if value is not None and math.isfinite(value)]
+    if not known:
+        return None
+    std = round(float(np.std(known, ddof=1)), 6) if len(known) > 1 else None
+    return {"mean": round(float(np.mean(known)), 6), "std": std, "seeds": [round(value, 6) for value in known]}
+
+
+def gate(name: str, value: float, limit: float, *, at_least: bool = False) -> dict[str, Any]:
+    """A figure beside what was asked of it."""
+    passed = value >= limit if at_least else value <= limit
+    return {
+        "gate": name,
+        "value": round(float(value), 4),
+        "asked": f"{'≥' if at_least else '≤'} {limit:g}",
+        "passed": bool(passed),
+    }
+
+
+def save(result: Mapping[str, Any], folder: Path = RESULTS) -> tuple[Path, Path]:
+    """Store a result as JSON, then its tables as Markdown made from that file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stored, tables = folder / f"{result['benchmark']}.json", folder / f"{result['benchmark']}.md"
+    stored.write_text(_dumps(result) + "\n", encoding="utf-8")
+    tables.write_text(markdown(json.loads(stored.read_text(encoding="utf-8"))), encoding="utf-8")
+    return stored, tables
+
+
+def load(name: str, folder: Path = RESULTS) -> dict[str, Any]:
+    """The stored result of a benchmark."""
+    path = folder / f"{name}.json"
+    if not path.is_file():
+        raise SystemExit(f"No stored result of {name!r}: run it first (python -m benchmarks run {name}).")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """All tables of a stored result, with the machine and versions they were made on."""
+    made_on = result["machine"]
+    lines = [
+        f"# {result['benchmark']}{' (quick)' if result['quick'] else ''}",
+        "",
+        result["about"],
+        "",
+        f"Made {result['date'][:10]} in {result['seconds']:.0f} s on {made_on['cpu']}, {made_on['cores']} cores (load "
+        f"average {made_on['load_before']} before it began), {made_on['blas']}; "
+        + ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+        + ".",
+    ]
+    for title, rows in benchmark(result["benchmark"]).tables(result).items():
+        lines += ["", f"## {title}", "", markdown_table(rows)]
+    return "\n".join(lines) + "\n"
+
+
+def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A table of like rows; numbers to the right, a missing value as an en dash."""
+    if not rows:
+        return "(no rows)"
+    columns = list(rows[0])
+    numeric = [all(row[column] is None or _is_figure(row[column]) for row in rows) for column in columns]
+    out = [columns, [("---:" if number else "---") for number in numeric]]
+    out += [[_cell(row[column]) for column in columns] for row in rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in out)
+
+
+def figure(value: Mapping[str, Any] | None, digits: int = 3) -> str | None:
+    """An aggregated value as ``mean ± spread``."""
+    if value is None:
+        return None
+    spread = "" if value["std"] is None else f" ± {value['std']:.{digits}f}"
+    return f"{value['mean']:.{digits}f}{spread}"
+
+
+def _is_figure(value: Any) -> bool:
+    if isinstance(value, str):
+        return value.startswith(tuple("0123456789+-≤≥"))
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "**no**"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _dumps(result: Mapping[str, Any]) -> str:
+    """JSON with one line a row, so that a change of one figure is a change of one line."""
+    parts = []
+    for key, value in result.items():
+        text = json.dumps(value, ensure_ascii=False)
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            text = "[\n" + ",\n".join("  " + json.dumps(row, ensure_ascii=False) for row in value) + "\n ]"
+        parts.append(f" {json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(parts) + "\n}"
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of every package that is installed and matters here."""
+    found = {"Python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores this process may use, BLAS and its threads."""
+    cpu = platform.processor() or platform.machine()
+    cpu_info = Path("/proc/cpuinfo")
+    if cpu_info.is_file():
+        models = [line.partition(":")[2].strip() for line in cpu_info.read_text().splitlines() if "model name" in line]
+        cpu = models[0] if models else cpu
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    blas = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
+    named = {f"{pool['internal_api']} {pool['version']} ({pool['num_threads']} threads)": None for pool in blas}
+    return {"cpu": cpu, "cores": cores, "system": platform.system(), "blas": ", ".join(named) or "unknown BLAS"}
+
+
+def revision() -> str | None:
+    """The git revision of the code that ran, with ``-dirty`` when files differ from it; None outside a repository."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--exclude=*"],
+            cwd=Path(__file__).parent, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

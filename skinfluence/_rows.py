@@ -1,0 +1,34 @@
+"""Rows of anything that holds rows: arrays, sparse matrices, frames, series and lists."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+
+def take_rows(values: Any, indices: np.ndarray) -> Any:
+    """Take rows of an array, a sparse matrix, a frame, a series or a list."""
+    if hasattr(values, "iloc"):
+        return values.iloc[indices]
+    if isinstance(values, (list, tuple)):
+        return [values[i] for i in indices]
+    if sparse.issparse(values) and values.format not in ("csr", "csc"):
+        values = values.tocsr()
+    return values[indices] if hasattr(values, "shape") else np.asarray(values)[indices]
+
+
+def count_rows(values: Any) -> int | None:
+    """Count rows, as scikit-learn does to tell which fit parameters it slices; None for what has no rows."""
+    if not hasattr(values, "__len__") and hasattr(values, "__array__"):
+        values = np.asarray(values)
+    shape = getattr(values, "shape", None)
+    if shape is not None:
+        return shape[0] if len(shape) else None
+    return len(values) if hasattr(values, "__len__") and not isinstance(values, (str, bytes, dict)) else None
+
+
+def as_rows(values: Any) -> Any:
+    """Arrays, frames and sparse matrices as they are; anything else, but None, as an array."""
+    return values if values is None or hasattr(values, "shape") else np.asarray(values)
