@@ -12,7 +12,7 @@ from sklearn.model_selection import KFold, StratifiedKFold, check_cv
 from ._fitting import fit_estimator, is_frozen
 from ._held_out import HeldOut
 from ._rows import take_rows
-from ._scores import require_finite_scores
+from ._scores import bind, require_finite_scores
 from .models import as_model
 from .models._fitted import Task
 from .operators import TrainingProblem
@@ -99,11 +99,7 @@ def _score_one(
     fit_on = table if len(train) == len(table) else table.take(train)
     fitted = fit_estimator(estimator, fit_on.X, fit_on.y, fit_on.sample_weight, fit_seed)
     problem = TrainingProblem(as_model(fitted), fit_on.X, fit_on.y, fit_on.sample_weight)
-    if held_out is None:
-        bound = objective.bind(problem, problem.rows, trusted=False)
-    else:
-        validation = problem.other_rows(held_out.X, held_out.y, held_out.sample_weight)
-        bound = objective.bind(problem, validation, trusted=True)
+    bound = bind(objective, problem, held_out, fit_on.sensitive_features)
     scores = np.empty(len(table))
     # Rows that the model was fitted on, and rows that it was not, may mean different things to a method that refits.
     seen = np.isin(test, train, assume_unique=True)

@@ -109,9 +109,9 @@ def influence_scores(
     method = resolve_method(method)
     problem = TrainingProblem(as_model(estimator), X, y, sample_weight)
     held_out = as_held_out(X_val, y_val, sensitive_features_val)
-    refuse_groups(objective, sensitive_features, sensitive_features_val)
-    rows = problem.rows if held_out is None else problem.other_rows(held_out.X, held_out.y, held_out.sample_weight)
-    bound = resolve_objective(objective).bind(problem, rows, trusted=held_out is not None)
+    groups = None if held_out is None else held_out.sensitive_features
+    refuse_groups(objective, sensitive_features, groups)
+    bound = bind(resolve_objective(objective), problem, held_out, sensitive_features)
     rng = check_random_state(random_state)
     if per_validation_row:
         return _validation_matrix(problem, bound, method, rng, n_jobs)
@@ -133,6 +133,14 @@ def as_held_out(X_val: Any, y_val: Any, sensitive_features_val: Any = None) -> H
     if X_val is None:
         return None
     return HeldOut(X_val, y_val, sensitive_features=sensitive_features_val)
+
+
+def bind(objective: Any, problem: TrainingProblem, held_out: HeldOut | None, sensitive_features: Any) -> Any:
+    """The objective on the held-out rows, which are trusted, or on the training rows."""
+    if held_out is None:
+        return objective.bind(problem, problem.rows, trusted=False, sensitive_features=sensitive_features)
+    rows = problem.other_rows(held_out.X, held_out.y, held_out.sample_weight)
+    return objective.bind(problem, rows, trusted=True, sensitive_features=held_out.sensitive_features)
 
 
 def refuse_groups(objective: Any, *groups: Any) -> None:

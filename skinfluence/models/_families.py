@@ -92,6 +92,12 @@ def logistic(est: Any) -> FittedModel:
     if strength.shape[0] not in (1, K):  # a CV estimator repeats one value for every class
         strength, ratio = strength[:1], ratio[:1]
     liblinear = est.solver == "liblinear"
+    if K == 1 and getattr(est, "multi_class", None) == "multinomial":
+        raise TypeError(
+            f"{type(est).__name__} was fitted with multi_class='multinomial' on two classes, which scikit-learn "
+            "deprecated and "
+            "which is not supported. Leave multi_class out."
+        )
     one_vs_rest = K > 1 and (liblinear or getattr(est, "multi_class", None) == "ovr")
     loss: Loss = MarginLoss(curves.cross_entropy_curve()) if K == 1 or one_vs_rest else SoftmaxLoss()
     scheme: Literal["rows", "sides", "balanced_sides"] = "rows"

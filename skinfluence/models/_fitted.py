@@ -124,8 +124,8 @@ class FittedModel:
         labels = np.arange(len(self.classes))
         if spec.scheme == "balanced_sides":
             assert isinstance(self.loss, MarginLoss)
-            counts = np.bincount(codes, minlength=len(labels))
-            sides = np.column_stack([len(codes) / (2.0 * counts), len(codes) / (2.0 * (len(codes) - counts))])
+            counts = np.bincount(codes, sample_weight if spec.weighted_counts else None, minlength=len(labels))
+            sides = np.column_stack([counts.sum() / (2.0 * counts), counts.sum() / (2.0 * (counts.sum() - counts))])
             return replace(self.loss, side_weights=_as_pairs(sides)), None
         value = spec.value
         if isinstance(value, dict):
@@ -153,8 +153,7 @@ def encode_labels(y: np.ndarray, classes: np.ndarray) -> np.ndarray:
         for code, label in enumerate(classes):
             same = np.asarray(y == label)
             known |= same
-            if code:
-                codes[same] = code
+            codes += same.astype(codes.dtype) * codes.dtype.type(code)
     elif comparable:
         codes = np.minimum(np.searchsorted(classes, y), len(classes) - 1).astype(codes.dtype)
         known = np.asarray(classes[codes] == y)

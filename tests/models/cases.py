@@ -765,6 +765,7 @@ def _glm_cases() -> list[Case]:
         ),
         _glm_case("poisson-unpenalised", lambda: lm.PoissonRegressor(alpha=0.0, **newton), "counts", 1),
         _glm_case("gamma", lambda: lm.GammaRegressor(alpha=0.2, **newton), "positive", 2),
+        _glm_case("tweedie--1-log", tweedie(-1, "log", **lbfgs), "positive", -1, **loose),
         _glm_case("tweedie-0-auto", tweedie(0, "auto", **newton), "real", 0, _identity),
         _glm_case("tweedie-0-log", tweedie(0, "log", **lbfgs), "positive", 0, **loose),
         _glm_case("tweedie-1-auto", tweedie(1, "auto", **newton), "counts", 1),

@@ -7,18 +7,23 @@ under every weighting the family accepts. The package is then held against the r
 from __future__ import annotations
 
 import functools
+import warnings
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.special import expit
+from sklearn.linear_model import LogisticRegression
 
 from skinfluence import influence_scores
 from skinfluence.methods import Exact
 from skinfluence.models import as_model
+from skinfluence.objectives import Utility
 from skinfluence.operators import TrainingProblem
 
 from . import reference as ref
-from .cases import CASES, PLAIN, Case, Fit, Weighting, fit
+from .cases import BY_ID, CASES, PLAIN, SKLEARN, Case, Fit, Weighting, fit, make_data
 
 GRID = [(case, weighting) for case in CASES for weighting in case.weightings]
 SMOOTH_GRID = [(case, weighting) for case, weighting in GRID if case.smooth != "kinked"]
@@ -300,3 +305,80 @@ def test_self_tracin_is_the_negative_norm_of_each_row_gradient(case, weighting):
     share = fitted.objective.weights[:, 0] / fitted.objective.normaliser
     expected = -np.sum(gradients**2, axis=1) / share
     assert_close(scores(fitted, "self_tracin"), unit_of(case, weighting) * expected, rtol=1e-5)
+
+
+def _is_refused(estimator) -> bool:
+    try:
+        as_model(estimator)
+    except TypeError:
+        return True
+    return False
+
+
+@pytest.mark.skipif(SKLEARN >= (1, 8), reason="multi_class is gone")
+def test_a_softmax_of_two_classes_is_refused_or_right():
+    """multi_class="multinomial" on two classes fits the softmax of (-f, f), which is no logistic loss of f."""
+    data = make_data("two")
+    estimator = LogisticRegression(multi_class="multinomial", solver="newton-cg", tol=1e-9)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        estimator.fit(data.X, data.y)
+    if not _is_refused(estimator):
+        problem = TrainingProblem(as_model(estimator), data.X, data.y)
+        assert_allclose(problem.gradient(problem.params), 0, atol=1e-6)
+
+
+# --- the losses of the utility -------------------------------------------------------------------
+
+
+def _probability(fitted: Fit, theta: np.ndarray) -> np.ndarray:
+    """(n, K): of the label, by softmax, or by the sigmoid of each binary problem."""
+    F, T = fitted.validation.outputs(theta), fitted.validation.targets
+    return np.exp(-fitted.case.loss.rows(F, T)) if fitted.case.loss in (ref.LOG, ref.SOFTMAX) else expit(F * T)
+
+
+CLASS_LOSSES = {
+    "log_loss": lambda p: -np.log(p),
+    "mae": lambda p: 1 - p,
+    "gce": lambda p: (1 - p**0.7) / 0.7,
+}
+
+
+def assert_ip_of(fitted: Fit, utility: Utility, loss: Callable[[np.ndarray], float]) -> None:
+    """IP scores under the utility are row gradients times the slope of `loss`."""
+    slope = ref.jacobian(loss, fitted.theta, 1e-4)[fitted.free]
+    assert_close(scores(fitted, "ip", objective=utility), fitted.row_gradients[:, fitted.free] @ slope)
+
+
+@pytest.mark.parametrize("loss", CLASS_LOSSES)
+@pytest.mark.parametrize(
+    "name", ["logistic-newton", "logistic-three-newton", "linear-svc-two-squared-hinge", "ridge-classifier-three"]
+)
+def test_utilities_of_classifiers_are_of_the_probability_of_the_label(name, loss):
+    fitted = fit(BY_ID[name])
+    assert_ip_of(
+        fitted, Utility(loss=loss), lambda theta: CLASS_LOSSES[loss](_probability(fitted, theta)).sum(axis=1).mean()
+    )
+
+
+@pytest.mark.parametrize("name", ["ridge", "ridge-targets", "poisson", "gamma", "tweedie-2-identity", "elastic-net"])
+def test_the_squared_error_utility_is_of_the_predicted_mean(name):
+    fitted = fit(BY_ID[name])
+    link, validation = fitted.case.link or (lambda raw: raw), fitted.validation
+
+    def half_squared(theta):
+        return ((link(validation.outputs(theta)) - validation.targets) ** 2 / 2).sum(axis=1).mean()
+
+    assert_ip_of(fitted, Utility(loss="squared_error"), half_squared)
+
+
+@pytest.mark.parametrize("name", ["logistic-newton", "logistic-three-newton", "ridge-targets"])
+def test_a_callable_utility_is_taken_at_its_word(name):
+    fitted = fit(BY_ID[name])
+
+    def fourth_powers(outputs, targets):
+        return (outputs**4).sum(axis=1), 4 * outputs**3
+
+    assert_ip_of(
+        fitted, Utility(loss=fourth_powers), lambda theta: (fitted.validation.outputs(theta) ** 4).sum(axis=1).mean()
+    )

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn import config_context
 from sklearn.compose import make_column_transformer
 from sklearn.decomposition import PCA
 from sklearn.ensemble import RandomForestClassifier
@@ -32,7 +33,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, PolynomialFeatures, StandardScaler
 from sklearn.svm import SVC, LinearSVC
 
-from skinfluence import influence_scores
+from skinfluence import HeldOut, influence_scores
 from skinfluence.objectives import Utility
 
 from .cases import make_data
@@ -308,12 +309,45 @@ def test_squared_error_scores_go_with_the_square_of_the_targets_unit(unit, shift
     )
 
 
-def test_a_repeated_column_changes_no_exact_score(real):
+@pytest.mark.parametrize("method", ["exact", "cg"])
+def test_a_repeated_column_changes_no_score_of_least_squares(real, method):
     """The Hessian is singular then; the minimum-norm direction predicts the same."""
     twice = [np.column_stack([X, X[:, :2]]) for X in (real.X, real.X_val)]
     plain = scores_of(LinearRegression().fit(real.X, real.y), real)
     repeated = LinearRegression().fit(twice[0], real.y)
-    assert_same(scores_of(repeated, real, X=twice[0], X_val=twice[1]), plain, rtol=1e-6)
+    assert_same(scores_of(repeated, real, method, X=twice[0], X_val=twice[1]), plain, rtol=1e-4)
+
+
+def _ridge_influence(X, y, X_val, y_val, alpha):
+    """Row gradients · inverse Hessian · validation gradient of a ridge without intercept, in closed form."""
+    coef = np.linalg.solve(X.T @ X + alpha * np.eye(X.shape[1]), X.T @ y)
+    direction = np.linalg.solve(X.T @ X + alpha * np.eye(X.shape[1]), X_val.T @ (X_val @ coef - y_val) / len(y_val))
+    return (X @ coef - y) * (X @ direction)
+
+
+@pytest.mark.parametrize("method", ["exact", "cg"])
+@pytest.mark.parametrize("hold", [np.asarray, sp.csr_array])
+def test_more_features_than_rows(method, hold):
+    rng = np.random.default_rng(3)
+    X, X_val, y, y_val = rng.normal(size=(30, 80)), rng.normal(size=(20, 80)), rng.normal(size=30), rng.normal(size=20)
+    estimator = Ridge(alpha=5.0, fit_intercept=False).fit(X, y)
+    found = influence_scores(estimator, hold(X), y, hold(X_val), y_val, method=method)
+    assert_same(found, _ridge_influence(X, y, X_val, y_val, 5.0), rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_model_of_nothing_but_an_intercept_is_scored(real, method):
+    """Every coefficient is held at zero by the penalty."""
+    estimator = ElasticNet(alpha=100.0, l1_ratio=1.0).fit(real.X, real.y)
+    found = scores_of(estimator, real, method)
+    assert not estimator.coef_.any()
+    assert np.ptp(found) > 0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_model_of_nothing_at_all_scores_zero(real, method):
+    estimator = ElasticNet(alpha=100.0, l1_ratio=1.0, fit_intercept=False).fit(real.X, real.y)
+    assert_array_equal(scores_of(estimator, real, method), np.zeros(90))
 
 
 # --- several targets ------------------------------------------------------------------------------
@@ -401,6 +435,48 @@ def test_a_row_of_the_matrix_is_the_scores_of_that_validation_row(logistic, two,
             logistic, two, method, X_val=two.X_val[at], y_val=two.y_val[at], sample_weight=two.sample_weight
         )
         assert_same(matrix[row], alone, rtol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["ip", "exact"])
+@pytest.mark.parametrize("class_weight", [None, "balanced", {0: 3.0, 1: 0.5}])
+@pytest.mark.parametrize("weigh", [False, True])
+def test_the_mean_is_the_score_under_weights_too(two, method, class_weight, weigh):
+    estimator = LogisticRegression(class_weight=class_weight, **NEWTON).fit(
+        two.X, two.y, sample_weight=two.sample_weight
+    )
+    held_out = HeldOut(two.X_val, two.y_val, sample_weight=two.sample_weight[:60] if weigh else None)
+    given_parts = {"method": method, "sample_weight": two.sample_weight}
+    scores = influence_scores(estimator, two.X, two.y, held_out, **given_parts)
+    blocks = influence_scores(estimator, two.X, two.y, held_out, per_validation_row=True, **given_parts)
+    assert_same(np.concatenate(list(blocks)).mean(axis=0), scores, rtol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["ip", "exact"])
+def test_a_validation_row_of_weight_k_is_k_rows(logistic, two, method):
+    weights = np.resize([1, 2, 0, 3], 60)
+    rows = np.repeat(np.arange(60), weights)
+    repeated = scores_of(logistic, two, method, X_val=two.X_val[rows], y_val=two.y_val[rows])
+    held_out = HeldOut(two.X_val, two.y_val, sample_weight=weights)
+    assert_same(influence_scores(logistic, two.X, two.y, held_out, method=method), repeated)
+
+
+@pytest.mark.parametrize(
+    "hold", [np.asarray, np.asfortranarray, sp.csr_array, sp.csc_array, sp.csr_matrix, sp.csc_matrix]
+)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", sorted(FITTED))
+def test_little_memory_is_enough(kind, method, hold):
+    """Rows go through in blocks; how many is nothing to the scores."""
+    estimator, data = FITTED[kind]
+    parts = {"X": hold(data.X), "X_val": hold(data.X_val), "sample_weight": data.sample_weight}
+    scores = scores_of(estimator, data, method, **parts)
+    with config_context(working_memory=0.002):
+        assert_same(scores_of(estimator, data, method, **parts), scores, rtol=1e-5)
+    if method != "self_tracin":
+        with config_context(working_memory=0.1):
+            blocks = list(scores_of(estimator, data, method, per_validation_row=True, **parts))
+        assert len(blocks) > 1
+        assert_same(np.concatenate(blocks).mean(axis=0), scores, rtol=1e-5)
 
 
 def test_methods_without_a_validation_gradient_have_no_matrix(logistic, two):

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 from scipy.stats import spearmanr
+from sklearn.base import clone
 
 from skinfluence import influence_scores
 
@@ -134,6 +136,41 @@ def test_the_score_foretells_leaving_a_weighted_row_out(case, weighting):
     slope, rank = slope_and_rank(score(fitted), leave_one_out_changes(fitted))
     assert rank > 0.9
     assert 0.85 < slope < 1.35
+
+
+# --- the method that refits ----------------------------------------------------------------------------
+
+
+def _refits_by_hand(fitted) -> np.ndarray:
+    """The change of the validation loss when the estimator, as it is configured, is fitted without each row."""
+    data, weight = fitted.data, fitted.sample_weight
+    kept = [np.arange(len(data.y)) != i for i in range(len(data.y))]
+    refits = [
+        fitted.case.fit(clone(fitted.estimator), data.X[keep], data.y[keep], None if weight is None else weight[keep])
+        for keep in kept
+    ]
+    return np.array([validation_loss(fitted, refit) for refit in refits]) - validation_loss(fitted, fitted.estimator)
+
+
+@pytest.mark.parametrize(
+    ("case", "weighting"),
+    _ids(
+        (BY_ID[name], weighting)
+        for name in (
+            "logistic-newton",
+            "logistic-three-newton",
+            "linear-svc-three-hinge",
+            "ridge-targets",
+            "lasso",
+            "poisson",
+        )
+        for weighting in _fixed_weightings(BY_ID[name])
+    ),
+)
+def test_leave_one_out_is_what_refits_by_hand_give(case, weighting):
+    """With the estimator's own alpha, also where scikit-learn's penalty is on a mean."""
+    fitted = fit(case, weighting)
+    assert_allclose(score(fitted, "leave_one_out"), _refits_by_hand(fitted), rtol=1e-6, atol=1e-9)
 
 
 # --- many rows ------------------------------------------------------------------------------------

@@ -1,76 +1,21 @@
-"""Objectives: what the scores are about. Every objective is *lower is better* and a function of the model's raw
-outputs.
-
-An objective is a configuration; `bind` ties it to a training problem and to the rows it is taken on, and gives a
-`BoundObjective` with the value and the gradient that the methods use.
-"""
+"""Utility: the loss on the validation rows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator
 
-from . import curves
-from .losses import DevianceLoss, Loss, MarginLoss, ResidualLoss, SoftmaxLoss
-from .models import DifferentiableModel
-from .operators import Rows, TrainingProblem, pull_back, require_finite
+from .. import curves
+from ..losses import DevianceLoss, Loss, MarginLoss, ResidualLoss, SoftmaxLoss
+from ..operators import Rows, TrainingProblem, require_finite
+from ._base import MeanLoss
 
 _HUBER_THRESHOLD = 1.345  # 95 % efficiency under normal errors, in units of the residuals' spread (Huber, 1964)
 _GCE_Q = 0.7  # the value of Zhang and Sabuncu, 2018
-
-
-class BoundObjective(Protocol):
-    """An objective on its rows."""
-
-    def value(self, model: DifferentiableModel) -> float:
-        """The objective at a model."""
-
-    def gradients(self, params: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Its gradient ``(p,)`` at each parameter vector."""
-
-
-@dataclass(frozen=True)
-class MeanLoss:
-    """The weighted mean of a loss over rows."""
-
-    problem: TrainingProblem
-    rows: Rows
-    loss: Loss
-
-    def __post_init__(self) -> None:
-        if len(self.rows) == 0:
-            raise ValueError("The objective needs at least one validation row, got none.")
-
-    @property
-    def _total(self) -> float:
-        return float(len(self.rows)) if self.rows.weight is None else float(self.rows.weight.sum())
-
-    def value(self, model: DifferentiableModel) -> float:
-        total = 0.0
-        for _, X, y, weight in self.rows.blocks(3 * model.n_outputs):
-            F = model.outputs(X)
-            require_finite(F, self.rows.X)
-            values = self.loss.value(F, y)
-            total += float(values.sum(dtype=np.float64)) if weight is None else float(values @ weight)
-        return total / self._total
-
-    def gradients(self, params: Sequence[np.ndarray]) -> list[np.ndarray]:
-        def cotangents(F: np.ndarray, at: slice, member: int) -> np.ndarray:
-            return self.row_cotangents(F, at)
-
-        return [total / self._total for total in pull_back(self.problem.fitted, self.rows, params, cotangents)]
-
-    def row_cotangents(self, F: np.ndarray, at: slice) -> np.ndarray:
-        """Derivatives of each row's weighted loss in its outputs: `gradients` is their pull-back over the rows' total
-        weight.
-        """
-        D = self.loss.gradient(F, self.rows.y[at])
-        weight = self.rows.weight
-        return D if weight is None else D * weight[at, None].astype(D.dtype)
 
 
 class Utility(BaseEstimator):
@@ -101,10 +46,12 @@ class Utility(BaseEstimator):
     Utility(loss='mae')
     """
 
+    uses_groups = False
+
     def __init__(self, loss: str | Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]] = "auto") -> None:
         self.loss = loss
 
-    def bind(self, problem: TrainingProblem, rows: Rows, *, trusted: bool) -> MeanLoss:
+    def bind(self, problem: TrainingProblem, rows: Rows, *, trusted: bool, sensitive_features: Any = None) -> MeanLoss:
         """The objective on ``rows``; ``trusted`` says that their labels are known to be right."""
         return MeanLoss(problem, rows, self._resolve(problem, rows, trusted))
 
@@ -182,22 +129,3 @@ class UserLoss:
                 f"{values.shape} and {gradient.shape}."
             )
         return values, gradient
-
-
-OBJECTIVES: dict[str, Callable[[], Any]] = {"utility": Utility}
-
-
-def resolve_objective(objective: Any) -> Any:
-    """An objective from its name or from a configured object."""
-    if isinstance(objective, str):
-        if objective not in OBJECTIVES:
-            raise ValueError(
-                f"objective must be one of {sorted(OBJECTIVES)} or an objective object, got {objective!r}."
-            )
-        return OBJECTIVES[objective]()
-    if not hasattr(objective, "bind"):
-        raise TypeError(
-            f"objective must be one of {sorted(OBJECTIVES)} or an object such as Utility(loss='mae'), got "
-            f"{objective!r}."
-        )
-    return objective

@@ -1,0 +1,79 @@
+"""What an objective is, and the one that most others are made of: a mean over rows.
+
+An objective is a configuration; `bind` ties it to a training problem and to the rows it is taken on, and gives a
+`BoundObjective` with the value and the gradient that the methods use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..losses import Loss
+from ..models import DifferentiableModel
+from ..operators import Rows, TrainingProblem, pull_back, require_finite
+
+
+class BoundObjective(Protocol):
+    """An objective on its rows."""
+
+    def value(self, model: DifferentiableModel) -> float:
+        """The objective at a model."""
+
+    def gradients(self, params: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Its gradient ``(p,)`` at each parameter vector."""
+
+
+@dataclass(frozen=True)
+class MeanLoss:
+    """The weighted mean of a loss over rows."""
+
+    problem: TrainingProblem
+    rows: Rows
+    loss: Loss
+
+    def __post_init__(self) -> None:
+        if len(self.rows) == 0:
+            raise ValueError("The objective needs at least one validation row, got none.")
+
+    @property
+    def _total(self) -> float:
+        return float(len(self.rows)) if self.rows.weight is None else float(self.rows.weight.sum())
+
+    def value(self, model: DifferentiableModel) -> float:
+        total = 0.0
+        for _, X, y, weight in self.rows.blocks(3 * model.n_outputs):
+            F = model.outputs(X)
+            require_finite(F, self.rows.X)
+            values = self.loss.value(F, y)
+            total += float(values.sum(dtype=np.float64)) if weight is None else float(values @ weight)
+        return total / self._total
+
+    def gradients(self, params: Sequence[np.ndarray]) -> list[np.ndarray]:
+        def cotangents(F: np.ndarray, at: slice, member: int) -> np.ndarray:
+            return self.row_cotangents(F, at)
+
+        return [total / self._total for total in pull_back(self.problem.fitted, self.rows, params, cotangents)]
+
+    def row_cotangents(self, F: np.ndarray, at: slice) -> np.ndarray:
+        """Derivatives of each row's weighted loss in its outputs: `gradients` is their pull-back over the rows' total
+        weight.
+        """
+        D = self.loss.gradient(F, self.rows.y[at])
+        weight = self.rows.weight
+        return D if weight is None else D * weight[at, None].astype(D.dtype)
+
+
+class Objective(Protocol):
+    """What scoring asks of an objective. It is *lower is better*, and a function of the model's raw outputs.
+
+    ``uses_groups`` says whether it is about groups of rows; objectives that are not refuse sensitive features.
+    """
+
+    uses_groups: bool
+
+    def bind(self, problem: TrainingProblem, rows: Rows, *, trusted: bool, sensitive_features: Any) -> BoundObjective:
+        """The objective on ``rows``; ``trusted`` says that their labels are known to be right."""
