@@ -4,6 +4,8 @@ from ._curated import CuratedClassifier, CuratedRegressor
 from ._curation import InfluenceSelector
 from ._held_out import HeldOut
 from ._pipeline import Pipeline, make_pipeline
+from ._relabeling import InfluenceRelabeler
+from ._reweighting import InfluenceReweighter
 from ._scores import influence_scores
 
 __version__ = "0.1.0"
@@ -12,6 +14,8 @@ __all__ = [
     "CuratedClassifier",
     "CuratedRegressor",
     "HeldOut",
+    "InfluenceRelabeler",
+    "InfluenceReweighter",
     "InfluenceSelector",
     "Pipeline",
     "influence_scores",

@@ -12,7 +12,7 @@ from sklearn.model_selection import KFold, StratifiedKFold, check_cv
 from ._fitting import fit_estimator, is_frozen
 from ._held_out import HeldOut
 from ._rows import take_rows
-from ._scores import bind, require_finite_scores
+from ._scores import bind, parts_of, require_finite_scores
 from .models import as_model
 from .models._fitted import Task
 from .operators import TrainingProblem
@@ -37,9 +37,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Scored:
-    """Scores of all rows, the models that gave them, and what the method reported for each."""
+    """Scores of all rows, the models that gave them, and what the method reported for each.
 
-    scores: np.ndarray
+    ``by_part`` is ``(n, n_objectives)``, a column for each objective of a joint one; with the scores under every label
+    it is ``(n, n_objectives, n_classes)``.
+    """
+
+    by_part: np.ndarray
     estimators: list[Any]
     reports: list[dict[str, Any]]
 
@@ -57,31 +61,26 @@ def score_table(
     objective: Any,
     seed: int,
     n_jobs: int | None,
+    each_label: bool = False,
 ) -> Scored:
     """Score every row of ``table`` by models fitted on its rows marked ``kept``.
 
     With ``folds`` each row is scored by a model that never saw it, against the rows that model was fitted on. Without,
     one model is fitted on all kept rows and scores them in-sample, against ``held_out`` if there is one.
     """
-    n = len(table)
-    seeds = np.random.RandomState(seed).randint(np.iinfo(np.int32).max, size=(1 if folds is None else len(folds), 2))
-    if folds is None:
-        parts = [
-            _score_one(
-                estimator, table, held_out, np.flatnonzero(kept), np.arange(n), method, objective, seeds[0], n_jobs
-            )
-        ]
-        tests = [np.arange(n)]
-    else:
-        tests = [test for _, test in folds]
-        parts = Parallel(n_jobs=n_jobs)(
-            delayed(_score_one)(estimator, table, None, _fit_rows(table.y, train, kept), test, method, objective, s, 1)
-            for (train, test), s in zip(folds, seeds, strict=True)
-        )
-    scores = np.empty(n)
-    for test, (part, _, _) in zip(tests, parts, strict=True):
-        scores[test] = part
-    return Scored(require_finite_scores(scores), [e for _, e, _ in parts], [r for _, _, r in parts])
+    everything = np.arange(len(table))
+    work = [(np.flatnonzero(kept), everything)] if folds is None else folds
+    work = [(_fit_rows(table.y, train, kept), test) for train, test in work]
+    seeds = np.random.RandomState(seed).randint(np.iinfo(np.int32).max, size=(len(work), 2))
+    inner_jobs = n_jobs if folds is None else 1
+    parts = Parallel(n_jobs=None if folds is None else n_jobs)(
+        delayed(_score_one)(estimator, table, held_out, train, test, method, objective, s, inner_jobs, each_label)
+        for (train, test), s in zip(work, seeds, strict=True)
+    )
+    by_part = np.empty((len(table), *parts[0][0].shape[1:]))
+    for (_, test), (scores, _, _) in zip(work, parts, strict=True):
+        by_part[test] = scores
+    return Scored(require_finite_scores(by_part), [e for _, e, _ in parts], [r for _, _, r in parts])
 
 
 def _score_one(
@@ -94,24 +93,30 @@ def _score_one(
     objective: Any,
     seeds: np.ndarray,
     n_jobs: int | None,
+    each_label: bool,
 ) -> tuple[np.ndarray, Any, dict[str, Any]]:
+    """Scores of the rows ``test`` from a model fitted on the rows ``train``."""
     fit_seed, score_seed = (int(s) for s in seeds)
     fit_on = table if len(train) == len(table) else table.take(train)
     fitted = fit_estimator(estimator, fit_on.X, fit_on.y, fit_on.sample_weight, fit_seed)
     problem = TrainingProblem(as_model(fitted), fit_on.X, fit_on.y, fit_on.sample_weight)
-    bound = bind(objective, problem, held_out, fit_on.sensitive_features)
-    scores = np.empty(len(table))
+    bounds = [bind(part, problem, held_out, fit_on.sensitive_features) for part in parts_of(objective)]
+    score = method.score_labels if each_label else method.score_rows
+    n_labels = (len(problem.fitted.classes),) if each_label and problem.fitted.classes is not None else ()
+    scores = np.empty((len(table), len(bounds), *n_labels))
+    report: dict[str, Any] = {}
     # Rows that the model was fitted on, and rows that it was not, may mean different things to a method that refits.
     seen = np.isin(test, train, assume_unique=True)
-    for part, is_seen in ((test[seen], True), (test[~seen], False)):
-        if len(part) == 0:
+    for some, is_seen in ((test[seen], True), (test[~seen], False)):
+        if len(some) == 0:
             continue
-        if is_seen and len(part) == len(train):
+        if is_seen and len(some) == len(train):
             rows = problem.rows
         else:
-            some = table.take(part)
-            rows = problem.other_rows(some.X, some.y, some.sample_weight)
-        scores[part], report = method.score_rows(problem, bound, rows, np.random.RandomState(score_seed), n_jobs)
+            part = table.take(some)
+            rows = problem.other_rows(part.X, part.y, part.sample_weight)
+        for j, bound in enumerate(bounds):
+            scores[some, j], report = score(problem, bound, rows, np.random.RandomState(score_seed), n_jobs)
     return scores[test], fitted, report
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from numbers import Real
 from typing import Any
 
 import numpy as np
-from sklearn.utils import check_scalar
 
 from ._crossfit import Table
 from ._curator import Curator
@@ -133,26 +131,12 @@ class InfluenceSelector(Curator):
 
     def _check_params(self, method: Any) -> None:
         super()._check_params(method)
-        if not isinstance(self.removal_rate, str):
-            check_scalar(self.removal_rate, "removal_rate", Real, min_val=0, max_val=1, include_boundaries="left")
-        elif self.removal_rate != "auto":
-            raise ValueError(f"removal_rate must be a number in [0, 1) or 'auto', got {self.removal_rate!r}.")
-        elif not getattr(method, "calibrated", False):
-            raise ValueError(
-                f"removal_rate='auto' removes the rows with a negative score, and the sign of method={self.method!r} "
-                "is no measure of harm: it would "
-                "remove far too much. Use 'exact', 'cg' or 'leave_one_out', or a number."
-            )
-
-    def _n_removed(self, scores: np.ndarray) -> int:
-        if isinstance(self.removal_rate, str):
-            return int(np.count_nonzero(scores < 0))
-        return int(self.removal_rate * len(scores) + 1e-9)  # 0.29 * 100 is 28.999999999999996
+        self._check_rate("removal_rate", method)
 
     def _kept_after(self, scores: np.ndarray, codes: np.ndarray | None, weight: np.ndarray | None) -> np.ndarray:
         order = np.argsort(scores, kind="stable")  # ties by row order
         kept = np.ones(len(scores), dtype=bool)
-        kept[order[: self._n_removed(scores)]] = False
+        kept[order[: self._n_chosen(self.removal_rate, scores)]] = False
         # A class keeps its best row, and one that counts; a regression target is one class here.
         groups = np.zeros(len(scores), dtype=np.intp) if codes is None else codes
         counted = np.ones(len(scores), dtype=bool) if weight is None else weight > 0
@@ -165,7 +149,7 @@ class InfluenceSelector(Curator):
 
     def _act(self, table: Table, codes: np.ndarray | None) -> None:
         self.support_ = self._kept_after(self.scores_, codes, table.sample_weight)
-        n_removed = self._n_removed(self.scores_)
+        n_removed = self._n_chosen(self.removal_rate, self.scores_)
         automatic = isinstance(self.removal_rate, str)
         self.threshold_ = 0.0 if automatic else float(np.sort(self.scores_)[n_removed])
         self.sample_weight_ = None if table.sample_weight is None else table.sample_weight[self.support_]

@@ -1,20 +1,25 @@
-"""Which kept row takes the place of each removed one, where the number of rows may not change."""
+"""Which row stands in each row's place, where the number of rows, and their labels, may not change."""
 
 from __future__ import annotations
 
 import numpy as np
 
 
-def redraw(codes: np.ndarray, kept: np.ndarray, random_state: np.random.RandomState) -> np.ndarray:
-    """Row indices ``(n,)``: a kept row stands for itself, a removed one is replaced by a kept row of its class.
+def redraw(codes: np.ndarray, weights: np.ndarray, random_state: np.random.RandomState) -> np.ndarray:
+    """Row indices ``(n,)``: within its class a row is drawn in proportion to its weight, and stays in its own place.
 
-    Within a class the replacements are drawn by systematic sampling from a random order: how often two kept rows are
-    drawn differs by one at most.
+    Systematic sampling from a random order: how often a row is drawn differs from its share of its class by less than
+    one. Rows of weight zero, those that were removed, are never drawn.
     """
     indices = np.arange(len(codes))
-    for code in np.unique(codes[~kept]):
-        of_class = codes == code
-        places, donors = np.flatnonzero(of_class & ~kept), random_state.permutation(np.flatnonzero(of_class & kept))
-        steps = (random_state.random_sample() + np.arange(len(places))) * (len(donors) / len(places))
-        indices[places] = donors[np.minimum(steps.astype(np.intp), len(donors) - 1)]
+    for code in np.unique(codes):
+        rows = np.flatnonzero(codes == code)
+        if np.ptp(weights[rows]) == 0:
+            continue
+        rows = random_state.permutation(rows)
+        edges = np.cumsum(weights[rows] / weights[rows].sum() * len(rows))
+        edges[-1] = len(rows)
+        times = np.diff(np.floor(edges + random_state.random_sample()), prepend=0.0).astype(np.intp)
+        times[weights[rows] == 0] = 0
+        indices[np.sort(rows[times == 0])] = np.repeat(rows, np.maximum(times - 1, 0))[: np.count_nonzero(times == 0)]
     return indices

@@ -111,12 +111,13 @@ def influence_scores(
     held_out = as_held_out(X_val, y_val, sensitive_features_val)
     groups = None if held_out is None else held_out.sensitive_features
     refuse_groups(objective, sensitive_features, groups)
-    bound = bind(resolve_objective(objective), problem, held_out, sensitive_features)
+    objective = resolve_objective(objective)
+    parts = [bind(part, problem, held_out, sensitive_features) for part in parts_of(objective)]
     rng = check_random_state(random_state)
     if per_validation_row:
-        return _validation_matrix(problem, bound, method, rng, n_jobs)
-    scores, _ = method.score_rows(problem, bound, None, rng, n_jobs)
-    return require_finite_scores(scores)
+        return _validation_matrix(problem, parts, method, rng, n_jobs)
+    by_part = np.column_stack([method.score_rows(problem, part, None, rng, n_jobs)[0] for part in parts])
+    return combined(objective, require_finite_scores(by_part))
 
 
 def as_held_out(X_val: Any, y_val: Any, sensitive_features_val: Any = None) -> HeldOut | None:
@@ -135,12 +136,28 @@ def as_held_out(X_val: Any, y_val: Any, sensitive_features_val: Any = None) -> H
     return HeldOut(X_val, y_val, sensitive_features=sensitive_features_val)
 
 
+def parts_of(objective: Any) -> list[Any]:
+    """The objectives that a joint one is made of, each scored by itself; any other is its own only part."""
+    return list(objective.parts()) if hasattr(objective, "parts") else [objective]
+
+
+def combined(objective: Any, by_part: np.ndarray) -> np.ndarray:
+    """One score ``(n,)`` for each row of ``by_part (n, n_objectives)``."""
+    scores: np.ndarray = objective.combine_scores(by_part) if hasattr(objective, "parts") else by_part[:, 0]
+    return scores
+
+
 def bind(objective: Any, problem: TrainingProblem, held_out: HeldOut | None, sensitive_features: Any) -> Any:
     """The objective on the held-out rows, which are trusted, or on the training rows."""
+    trusted = held_out is not None
     if held_out is None:
-        return objective.bind(problem, problem.rows, trusted=False, sensitive_features=sensitive_features)
-    rows = problem.other_rows(held_out.X, held_out.y, held_out.sample_weight)
-    return objective.bind(problem, rows, trusted=True, sensitive_features=held_out.sensitive_features)
+        rows, groups = problem.rows, sensitive_features
+    else:
+        rows = problem.other_rows(held_out.X, held_out.y, held_out.sample_weight)
+        groups = held_out.sensitive_features
+    # Groups that a joint objective brings for one of its parts are none of the others' business.
+    groups = groups if getattr(objective, "uses_groups", False) else None
+    return objective.bind(problem, rows, trusted=trusted, sensitive_features=groups)
 
 
 def refuse_groups(objective: Any, *groups: Any) -> None:
@@ -163,12 +180,13 @@ def require_finite_scores(scores: np.ndarray) -> np.ndarray:
 
 
 def _validation_matrix(
-    problem: TrainingProblem, bound: Any, method: Any, rng: np.random.RandomState, n_jobs: int | None
+    problem: TrainingProblem, parts: list[Any], method: Any, rng: np.random.RandomState, n_jobs: int | None
 ) -> Iterator[np.ndarray]:
     """Check what can be checked before the first block is asked for, then stream the blocks."""
     if not isinstance(method, GradientMethod):
         raise TypeError(f"per_validation_row=True needs a gradient method with a validation gradient, got {method!r}.")
-    if not isinstance(bound, MeanLoss):
+    bound = parts[0]
+    if len(parts) > 1 or not isinstance(bound, MeanLoss):
         raise TypeError(
             "per_validation_row=True needs an objective that is a mean over validation rows, such as 'utility'."
         )

@@ -252,6 +252,27 @@ class TrainingProblem:
             out[at] = total if weight is None else total * weight
         return out
 
+    def label_scores(self, directions: Directions, rows: Rows | None = None) -> np.ndarray:
+        """What `scores` would be if the row had each label in turn, ``(n, n_classes)``: one derivative serves them all.
+
+        Giving row i the label k instead of c changes the objective by ``scores[i, c] - scores[i, k]``, to first order.
+        """
+        if self.fitted.classes is None:
+            raise TypeError(f"Labels are a classifier's; {type(self.fitted.estimator).__name__} is a regressor.")
+        rows = self.rows if rows is None else rows
+        weights, params, vs = zip(*directions, strict=True)
+        K, n_labels = self.fitted.model.n_outputs, len(self.fitted.classes)
+        share = np.ones(n_labels) if self._class_weight is None else self._class_weight
+        out = np.zeros((len(rows), n_labels))
+        for at, X, _, _ in rows.blocks(len(weights) * 4 * K + 2 * n_labels):
+            Fs, Ts = self.fitted.model.outputs_and_jvps(X, params, vs)
+            for snapshot_weight, F, T in zip(weights, Fs, Ts, strict=True):
+                require_finite(F, rows.X)
+                for label in range(n_labels):
+                    D = self.loss.gradient(F, np.full(F.shape[0], label))
+                    out[at, label] += _row_dot(D, T) * (snapshot_weight * share[label] / self.total_weight)
+        return out if rows.user_weight is None else out * rows.user_weight[:, None]
+
     def squared_gradient_norms(self, params: np.ndarray, rows: Rows | None = None) -> np.ndarray:
         """``‖grad loss_i(params)‖²`` over the free parameters, not weighted, ``(n,)``."""
         rows = self.rows if rows is None else rows

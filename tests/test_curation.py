@@ -10,6 +10,8 @@ import pandas as pd
 import polars as pl
 import pytest
 import scipy.sparse as sp
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn import config_context
 from sklearn.base import clone
@@ -356,11 +358,30 @@ def test_a_stock_pipeline_redraws_within_classes(noisy):
 def test_redraws_are_even():
     codes = np.repeat([0, 1], [100, 50])
     kept = np.random.RandomState(1).random_sample(150) < 0.3
-    indices = redraw(codes, kept, np.random.RandomState(0))
+    indices = redraw(codes, kept.astype(float), np.random.RandomState(0))
+    assert_array_equal(indices[kept], np.flatnonzero(kept))
+    assert_array_equal(codes[indices], codes)
     for code in (0, 1):
         times = np.bincount(indices[codes == code], minlength=150)[kept & (codes == code)]
         assert times.max() - times.min() <= 1
         assert times.sum() == (codes == code).sum()
+
+
+@given(seed=st.integers(0, 10_000), n=st.integers(2, 60))
+@settings(max_examples=60, deadline=None)
+def test_redraws_follow_the_weights(seed, n):
+    rng = np.random.RandomState(seed)
+    codes, weights = rng.randint(2, size=n), rng.gamma(0.3, size=n) * (rng.random_sample(n) < 0.8)
+    for code in (0, 1):
+        weights[np.flatnonzero(codes == code)[:1]] += 0.1
+    indices = redraw(codes, weights, rng)
+    assert_array_equal(codes[indices], codes)
+    for code in np.unique(codes):
+        of_class = codes == code
+        share = weights[of_class] / weights[of_class].sum() * of_class.sum()
+        times = np.bincount(indices[of_class], minlength=n)[of_class]
+        assert (np.abs(times - share) < 1 + 1e-9).all()
+        assert (times[weights[of_class] == 0] == 0).all()
 
 
 def test_a_stock_pipeline_cannot_redraw_a_continuous_target():

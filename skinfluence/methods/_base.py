@@ -84,10 +84,32 @@ class GradientMethod(BaseEstimator):
         random_state: np.random.RandomState,
         n_jobs: int | None,
     ) -> tuple[np.ndarray, dict[str, Any]]:
+        directions, report = self._directions(problem, objective, random_state, n_jobs)
+        return problem.scores(directions, rows), report
+
+    def score_labels(
+        self,
+        problem: TrainingProblem,
+        objective: BoundObjective,
+        rows: Rows | None,
+        random_state: np.random.RandomState,
+        n_jobs: int | None,
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Scores ``(n, n_classes)`` that ``rows`` would have under each label, and a report."""
+        directions, report = self._directions(problem, objective, random_state, n_jobs)
+        return problem.label_scores(directions, rows), report
+
+    def _directions(
+        self,
+        problem: TrainingProblem,
+        objective: BoundObjective,
+        random_state: np.random.RandomState,
+        n_jobs: int | None,
+    ) -> tuple[list[tuple[float, np.ndarray, np.ndarray]], dict[str, Any]]:
+        """(weight, parameters, P g) of each snapshot."""
         snapshots, report = self.solves(problem, random_state, n_jobs)
         gradients = objective.gradients([params for _, params, _ in snapshots])
-        directions = Parallel(n_jobs=n_jobs, prefer="threads")(
+        us = Parallel(n_jobs=n_jobs, prefer="threads")(
             delayed(solve)(g) for (_, _, solve), g in zip(snapshots, gradients, strict=True)
         )
-        stacked = [(weight, params, u) for (weight, params, _), u in zip(snapshots, directions, strict=True)]
-        return problem.scores(stacked, rows), report
+        return [(weight, params, u) for (weight, params, _), u in zip(snapshots, us, strict=True)], report

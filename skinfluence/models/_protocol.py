@@ -50,3 +50,6 @@ class DifferentiableModel(Protocol):
 
     def squared_row_norms(self, X: Any, cotangents: np.ndarray, free: np.ndarray) -> np.ndarray:
         """Squared norms ``(n,)`` of ``sum_k cotangents[i, k] dF_ik / dparams`` over the parameters marked ``free``."""
+
+    def input_gradient(self, X: Any, cotangents: np.ndarray) -> np.ndarray:
+        """``sum_k cotangents[i, k] dF_ik / dx_i`` for each row, a dense ``(n, d)`` whatever ``X`` is."""

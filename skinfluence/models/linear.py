@@ -105,6 +105,10 @@ class LinearModel:
         norms = self._outputs_at(squares, mask.astype(X.dtype))
         return np.einsum("ik,ik,ik->i", norms, cotangents, cotangents)
 
+    def input_gradient(self, X: Any, cotangents: np.ndarray) -> np.ndarray:
+        coef = self.table(self._params)[:, : self.n_features].astype(X.dtype)
+        return np.asarray(cotangents, dtype=X.dtype) @ coef
+
     def gram(self, X: Any, weights: np.ndarray) -> np.ndarray:
         """``sum_i weights[i] x_i x_i^T`` with the intercept's column of ones, ``(d [+ 1], d [+ 1])`` in float64."""
         G = np.empty((self.width, self.width))

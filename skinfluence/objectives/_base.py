@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
+from scipy.special import expit, softmax
 
-from ..losses import Loss
+from ..losses import DevianceLoss, Loss, MarginLoss
 from ..models import DifferentiableModel
 from ..operators import Rows, TrainingProblem, pull_back, require_finite
 
@@ -65,6 +66,47 @@ class MeanLoss:
         D = self.loss.gradient(F, self.rows.y[at])
         weight = self.rows.weight
         return D if weight is None else D * weight[at, None].astype(D.dtype)
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What a model predicts, as a smooth function of its raw outputs: probabilities of classes, or means.
+
+    Probabilities are the softmax of the outputs, or the sigmoid of each for binary and one-vs-rest models, for models
+    that estimate none too; as in `Utility`.
+    """
+
+    link: Literal["sigmoid", "softmax", "identity", "exp"]
+
+    @classmethod
+    def of(cls, problem: TrainingProblem) -> Predicted:
+        if problem.fitted.task == "classification":
+            return cls("sigmoid" if isinstance(problem.loss, MarginLoss) else "softmax")
+        return cls("exp" if isinstance(problem.loss, DevianceLoss) and problem.loss.log_link else "identity")
+
+    def value(self, F: np.ndarray) -> np.ndarray:
+        """Predictions ``(n, K)`` of raw outputs ``(n, K)``."""
+        if self.link == "identity":
+            return F
+        if self.link == "exp":
+            return np.exp(F)
+        return expit(F) if self.link == "sigmoid" else softmax(F, axis=1)
+
+    def vjp(self, F: np.ndarray, cotangents: np.ndarray) -> np.ndarray:
+        """Cotangents of the raw outputs, given those of the predictions; both ``(n, K)``."""
+        if self.link == "identity":
+            return cotangents
+        P = self.value(F)
+        if self.link == "exp":
+            return P * cotangents
+        if self.link == "sigmoid":
+            return P * (1 - P) * cotangents
+        return P * (cotangents - (P * cotangents).sum(axis=1, keepdims=True))
+
+
+def predicted_codes(F: np.ndarray) -> np.ndarray:
+    """The class that a classifier predicts from raw outputs ``(n, K)``, as a code ``(n,)``."""
+    return (F[:, 0] > 0).astype(np.intp) if F.shape[1] == 1 else F.argmax(axis=1)
 
 
 class Objective(Protocol):
