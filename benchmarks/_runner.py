@@ -20,12 +20,15 @@ from joblib import Parallel, delayed, parallel_config
 from threadpoolctl import threadpool_info
 
 RESULTS = Path(__file__).parent / "results"
-NAMES = ("noise", "speed")
-_PACKAGES = ("numpy", "scipy", "scikit-learn", "joblib", "skinfluence", "cleanlab", "pyinfluence")
+NAMES = ("noise", "speed", "defence", "synthetic", "fairness")
+_PACKAGES = ("numpy", "scipy", "scikit-learn", "joblib", "skinfluence", "cleanlab", "pyinfluence", "fairlearn")
 
 
 def benchmark(name: str) -> ModuleType:
-    """Module of a benchmark: ``run(quick, data_home) -> dict`` and ``tables(result) -> {title: rows}``."""
+    """Module of a benchmark: ``run(quick, data_home) -> dict`` and ``tables(result) -> {title: rows}``.
+
+    One that has figures gives them by ``figures(result) -> {name: matplotlib figure}``.
+    """
     if name not in NAMES:
         raise SystemExit(f"No benchmark named {name!r}: there are {', '.join(NAMES)}.")
     return importlib.import_module(f"benchmarks.{name}")
@@ -48,6 +51,11 @@ def run(name: str, *, quick: bool, data_home: str | None) -> dict[str, Any]:
         "machine": {**machine(), "load_before": load_before},
         **found,
     }
+
+
+def about(doc: str | None, run: str) -> str:
+    """What a module's docstring says below its first line, as Markdown paragraphs, and a last one on this run."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in [*(doc or "").split("\n\n")[1:], run])
 
 
 def over_cores(function: Callable, tasks: Iterable[tuple]) -> list[Any]:
@@ -91,12 +99,30 @@ def gate(name: str, value: float, limit: float, *, at_least: bool = False) -> di
 
 
 def save(result: Mapping[str, Any], folder: Path = RESULTS) -> tuple[Path, Path]:
-    """Store a result as JSON, then its tables as Markdown made from that file."""
+    """Store a result as JSON, then its tables as Markdown and its figures as PNG, made from that file."""
     folder.mkdir(parents=True, exist_ok=True)
     stored, tables = folder / f"{result['benchmark']}.json", folder / f"{result['benchmark']}.md"
     stored.write_text(_dumps(result) + "\n", encoding="utf-8")
-    tables.write_text(markdown(json.loads(stored.read_text(encoding="utf-8"))), encoding="utf-8")
+    read = json.loads(stored.read_text(encoding="utf-8"))
+    text = markdown(read)
+    for name in draw(read, folder):
+        text += f"\n![{name.replace('_', ' ')}]({name}.png)\n"
+    tables.write_text(text, encoding="utf-8")
     return stored, tables
+
+
+def draw(result: Mapping[str, Any], folder: Path = RESULTS) -> list[str]:
+    """Store the figures of a stored result as PNG; their names."""
+    module = benchmark(result["benchmark"])
+    if not hasattr(module, "figures"):
+        return []
+    from . import _figures  # matplotlib, for benchmarks that draw
+
+    with _figures.style():
+        drawn = module.figures(result)
+        for name, plot in drawn.items():
+            _figures.save(plot, folder / f"{name}.png")
+    return list(drawn)
 
 
 def load(name: str, folder: Path = RESULTS) -> dict[str, Any]:

@@ -7,8 +7,7 @@ from ._pipeline import Pipeline, make_pipeline
 from ._relabeling import InfluenceRelabeler
 from ._reweighting import InfluenceReweighter
 from ._scores import influence_scores
-
-__version__ = "0.1.0"
+from ._version import __version__
 
 __all__ = [
     "CuratedClassifier",
@@ -18,6 +17,7 @@ __all__ = [
     "InfluenceReweighter",
     "InfluenceSelector",
     "Pipeline",
+    "__version__",
     "influence_scores",
     "make_pipeline",
 ]

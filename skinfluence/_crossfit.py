@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from joblib import Parallel, delayed
 from sklearn.model_selection import KFold, StratifiedKFold, check_cv
+from sklearn.utils.parallel import Parallel, delayed
 
 from ._fitting import fit_estimator, is_frozen
 from ._held_out import HeldOut
@@ -37,14 +37,14 @@ class Table:
 
 @dataclass(frozen=True)
 class Scored:
-    """Scores of all rows, the models that gave them, and what the method reported for each.
+    """Scores of all rows, the model that gave them if there was one, and what the method reported for each.
 
     ``by_part`` is ``(n, n_objectives)``, a column for each objective of a joint one; with the scores under every label
     it is ``(n, n_objectives, n_classes)``.
     """
 
     by_part: np.ndarray
-    estimators: list[Any]
+    estimator: Any
     reports: list[dict[str, Any]]
 
 
@@ -61,16 +61,20 @@ def score_table(
     objective: Any,
     seed: int,
     n_jobs: int | None,
+    *,
+    codes: np.ndarray | None,
     each_label: bool = False,
+    release: str = "",
 ) -> Scored:
     """Score every row of ``table`` by models fitted on its rows marked ``kept``.
 
     With ``folds`` each row is scored by a model that never saw it, against the rows that model was fitted on. Without,
-    one model is fitted on all kept rows and scores them in-sample, against ``held_out`` if there is one.
+    one model is fitted on all kept rows and scores them in-sample, against ``held_out`` if there is one. ``release`` is
+    there for the cache alone: another release may score otherwise.
     """
     everything = np.arange(len(table))
     work = [(np.flatnonzero(kept), everything)] if folds is None else folds
-    work = [(_fit_rows(table.y, train, kept), test) for train, test in work]
+    work = [(_fit_rows(codes, train, kept), test) for train, test in work]
     seeds = np.random.RandomState(seed).randint(np.iinfo(np.int32).max, size=(len(work), 2))
     inner_jobs = n_jobs if folds is None else 1
     parts = Parallel(n_jobs=None if folds is None else n_jobs)(
@@ -80,7 +84,8 @@ def score_table(
     by_part = np.empty((len(table), *parts[0][0].shape[1:]))
     for (_, test), (scores, _, _) in zip(work, parts, strict=True):
         by_part[test] = scores
-    return Scored(require_finite_scores(by_part), [e for _, e, _ in parts], [r for _, _, r in parts])
+    estimator = parts[0][1] if folds is None else None  # cross-fitted models have done their work
+    return Scored(require_finite_scores(by_part), estimator, [report for _, _, report in parts])
 
 
 def _score_one(
@@ -110,7 +115,7 @@ def _score_one(
     for some, is_seen in ((test[seen], True), (test[~seen], False)):
         if len(some) == 0:
             continue
-        if is_seen and len(some) == len(train):
+        if is_seen and np.array_equal(some, train):
             rows = problem.rows
         else:
             part = table.take(some)
@@ -120,16 +125,12 @@ def _score_one(
     return scores[test], fitted, report
 
 
-def _fit_rows(y: Any, train: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """The kept rows of a training fold; a class that would vanish from it stays whole, so that its rows can still be
-    scored.
-    """
-    chosen = kept[train]
-    labels = np.asarray(take_rows(y, train))
-    if labels.ndim == 1 and labels.dtype.kind != "f":
-        for label in set(labels.tolist()) - set(labels[chosen].tolist()):
-            chosen = chosen | (labels == label)
-    return train[chosen]
+def _fit_rows(codes: np.ndarray | None, train: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """The kept rows of a training fold; a class that would vanish from it stays whole, for its rows are scored too."""
+    if codes is None:
+        return train[kept[train]]
+    lost = np.setdiff1d(codes[train], codes[train[kept[train]]])
+    return train[kept[train] | np.isin(codes[train], lost)]
 
 
 def make_folds(
@@ -146,7 +147,7 @@ def make_folds(
     if not isinstance(cv, (int, np.integer)):
         y = np.asarray(table.y)
         folds = [
-            (np.asarray(a), np.asarray(b))
+            (np.unique(a), np.asarray(b))
             for a, b in check_cv(cv, y, classifier=task == "classification").split(np.zeros(n), y)
         ]
         counts = np.bincount(np.concatenate([test for _, test in folds]), minlength=n)

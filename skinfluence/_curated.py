@@ -23,6 +23,7 @@ from sklearn.utils.validation import check_is_fitted, has_fit_parameter
 
 from ._pipeline import Method, offered_if, takes_weights
 from ._rows import count_rows, take_rows
+from ._travel import curating_steps
 
 __all__ = ["CuratedClassifier", "CuratedRegressor"]
 
@@ -114,8 +115,11 @@ class _Curated:
             if sample_weight is not None:
                 self._check_takes_weights("Row weights were given")
                 for_estimator["sample_weight"] = sample_weight
-                if has_fit_parameter(curator, "sample_weight"):
+                if all(has_fit_parameter(step, "sample_weight") for step in curating_steps(curator).values()):
                     for_curator["sample_weight"] = sample_weight
+            for_curator = {
+                f"{path}{name}": value for name, value in for_curator.items() for path in curating_steps(curator)
+            }
 
         following = clone(self.estimator)
         _, y_kept, factor = curator.fit_curate(X, y, following=following, task=self._task, **for_curator)

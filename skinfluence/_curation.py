@@ -8,6 +8,7 @@ import numpy as np
 
 from ._crossfit import Table
 from ._curator import Curator
+from ._rates import n_chosen
 
 
 class InfluenceSelector(Curator):
@@ -102,6 +103,8 @@ class InfluenceSelector(Curator):
     (28, 18)
     """
 
+    _rate_name = "removal_rate"
+
     def __init__(
         self,
         estimator: Any = None,
@@ -129,14 +132,10 @@ class InfluenceSelector(Curator):
         self.random_state = random_state
         self.verbose = verbose
 
-    def _check_params(self, method: Any) -> None:
-        super()._check_params(method)
-        self._check_rate("removal_rate", method)
-
     def _kept_after(self, scores: np.ndarray, codes: np.ndarray | None, weight: np.ndarray | None) -> np.ndarray:
         order = np.argsort(scores, kind="stable")  # ties by row order
         kept = np.ones(len(scores), dtype=bool)
-        kept[order[: self._n_chosen(self.removal_rate, scores)]] = False
+        kept[order[: n_chosen(self.removal_rate, scores)]] = False
         # A class keeps its best row, and one that counts; a regression target is one class here.
         groups = np.zeros(len(scores), dtype=np.intp) if codes is None else codes
         counted = np.ones(len(scores), dtype=bool) if weight is None else weight > 0
@@ -149,7 +148,7 @@ class InfluenceSelector(Curator):
 
     def _act(self, table: Table, codes: np.ndarray | None) -> None:
         self.support_ = self._kept_after(self.scores_, codes, table.sample_weight)
-        n_removed = self._n_chosen(self.removal_rate, self.scores_)
+        n_removed = n_chosen(self.removal_rate, self.scores_)
         automatic = isinstance(self.removal_rate, str)
         self.threshold_ = 0.0 if automatic else float(np.sort(self.scores_)[n_removed])
         self.sample_weight_ = None if table.sample_weight is None else table.sample_weight[self.support_]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin, clone
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_random_state, check_scalar
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import (
     _num_samples,
     check_array,
@@ -22,13 +22,15 @@ from sklearn.utils.validation import (
 )
 
 from ._crossfit import Scored, Table, make_folds, score_table
-from ._fitting import check_scorable, default_estimator, find_task, fit_estimator, is_frozen
+from ._fitting import check_labels, default_estimator, find_estimator, find_task, fit_estimator, is_frozen
 from ._held_out import HeldOut
 from ._parameters import NamedParameters
+from ._rates import check_auto, check_rate
 from ._redraw import redraw
 from ._rows import as_rows, take_rows
 from ._sampler import CuratorSampler
 from ._scores import as_held_out, combined, refuse_groups
+from ._version import __version__
 from .methods import resolve_method
 from .models._fitted import Task
 from .objectives import resolve_objective
@@ -46,6 +48,7 @@ class Curator(NamedParameters, OneToOneFeatureMixin, TransformerMixin, BaseEstim
     makes_weights = False
     n_rounds = 1
     on_fit_transform = "redraw"
+    _rate_name = ""  # the parameter that may be "auto"
     _each_label = False  # whether rows are scored under every label
 
     estimator: Any
@@ -90,6 +93,13 @@ class Curator(NamedParameters, OneToOneFeatureMixin, TransformerMixin, BaseEstim
         Returns
         -------
         self : object
+
+        Raises
+        ------
+        TypeError
+            If the estimator, the method or the objective is of no supported kind.
+        ValueError
+            If a parameter is out of range, or the input is not finite, of unequal lengths, or of one class.
         """
         held_out = as_held_out(X_val, y_val, sensitive_features_val)
         return self._fit(X, y, sample_weight, held_out, sensitive_features, refit=True)
@@ -105,17 +115,21 @@ class Curator(NamedParameters, OneToOneFeatureMixin, TransformerMixin, BaseEstim
         following: Any = None,
         task: Task | None = None,
         refit: bool = False,
+        keeps_rows: bool = False,
     ) -> Any:
+        for name in ("classes_", "estimator_", "scores_by_objective_"):  # of an earlier fit
+            self.__dict__.pop(name, None)
         method, objective = resolve_method(self.method), resolve_objective(self.objective)
         refuse_groups(self.objective, sensitive_features, None if held_out is None else held_out.sensitive_features)
-        self._check_params(method)
-        estimator = self._find_estimator(following)
+        estimator = find_estimator(self.estimator, following)
+        self._check_params(method, estimator)
         if y is None:
             raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None.")
         X, y = self._check_rows(estimator, X, y)
         check_consistent_length(X, y, sample_weight, sensitive_features)
         self.task_ = find_task(estimator, y, task)
-        codes = self._check_target(y)
+        self._check_task(held_out, keeps_rows)
+        y, codes = self._check_target(y)
         if estimator is None:
             estimator = default_estimator(self.task_, X)
         table = Table(X, y, check_weights(sample_weight, X), sensitive_features)
@@ -124,8 +138,8 @@ class Curator(NamedParameters, OneToOneFeatureMixin, TransformerMixin, BaseEstim
         self.diagnostics_ = scored.reports
         self._act(table, codes)
         self.sample_indices_ = np.flatnonzero(self.support_)
-        if len(scored.estimators) == 1:
-            self.estimator_ = scored.estimators[0]
+        if scored.estimator is not None:
+            self.estimator_ = scored.estimator
         elif refit:
             self.estimator_ = self._refit(estimator, table)
         return self
@@ -140,7 +154,7 @@ class Curator(NamedParameters, OneToOneFeatureMixin, TransformerMixin, BaseEstim
 
     def _check_rows(self, estimator: Any, X: Any, y: Any) -> tuple[Any, Any]:
         """X and y, checked: frames and arrays stay as they are, all else becomes an array or a CSR or CSC matrix."""
-        self._takes_any_table = isinstance(estimator, Pipeline)
+        self._takes_any_table = isinstance(estimator.estimator if is_frozen(estimator) else estimator, Pipeline)
         if self._takes_any_table:
             # Its steps may take what is no array of numbers: frames of mixed columns, missing values. It validates for
             # itself.
@@ -152,67 +166,37 @@ class Curator(NamedParameters, OneToOneFeatureMixin, TransformerMixin, BaseEstim
             raise ValueError(f"{type(self).__name__} needs at least 2 samples, got n_samples = {_num_samples(X)}.")
         return X, as_rows(y)
 
-    def _find_estimator(self, following: Any) -> Any:
-        if self.estimator is None:
-            return None
-        estimator = self.estimator
-        if isinstance(estimator, str):
-            if estimator != "final":
-                raise ValueError(f"estimator must be an estimator, None or 'final', got {estimator!r}.")
-            if following is None:
-                raise ValueError(
-                    "estimator='final' stands for the step that follows the curator, which is known inside "
-                    "skinfluence.Pipeline, "
-                    "CuratedClassifier and CuratedRegressor alone. Here, give the estimator itself, or None."
-                )
-            estimator = following
-        check_scorable(estimator)
-        return estimator
-
-    def _check_params(self, method: Any) -> None:
+    def _check_params(self, method: Any, estimator: Any) -> None:
         check_scalar(self.n_rounds, "n_rounds", Integral, min_val=1)
-        if self.n_rounds > 1 and is_frozen(self.estimator):
+        if self.n_rounds > 1 and is_frozen(estimator):
             raise ValueError(
                 f"n_rounds={self.n_rounds} refits the estimator after each round, and a FrozenEstimator is never "
                 "refitted."
             )
+        if self._rate_name:
+            check_rate(self._rate_name, getattr(self, self._rate_name), method, resolve_objective(self.objective))
         if self.on_fit_transform not in ("redraw", "raise"):
             raise ValueError(f"on_fit_transform must be 'redraw' or 'raise', got {self.on_fit_transform!r}.")
 
-    def _check_rate(self, name: str, method: Any) -> None:
-        """A share of the rows, or "auto" where the scores' sign can be trusted."""
-        rate = getattr(self, name)
-        if not isinstance(rate, str):
-            check_scalar(rate, name, Real, min_val=0, max_val=1, include_boundaries="left")
-        elif rate != "auto":
-            raise ValueError(f"{name} must be a number in [0, 1) or 'auto', got {rate!r}.")
-        elif not (method.calibrated and getattr(resolve_objective(self.objective), "calibrated", True)):
+    def _check_task(self, held_out: HeldOut | None, keeps_rows: bool) -> None:
+        """Raise where the task, or the rows that are judged by, rule out what was asked for."""
+        if keeps_rows and self.task_ == "regression":
             raise ValueError(
-                f"{name}='auto' goes by the sign of the scores, which with method={self.method!r} and "
-                f"objective={self.objective!r} is no measure of harm: far too many rows would be taken. Use the method "
-                "'exact', 'cg' or 'leave_one_out', and no joint ranking; or a number."
+                "A stock scikit-learn Pipeline cannot drop rows, and with a continuous target no kept row can stand "
+                "for "
+                "a removed one. Use skinfluence.Pipeline, CuratedRegressor, or as_sampler() in imbalanced-learn's "
+                "Pipeline."
             )
+        if self._rate_name:
+            check_auto(self._rate_name, getattr(self, self._rate_name), self.task_, held_out)
 
-    @staticmethod
-    def _n_chosen(rate: float | str, scores: np.ndarray) -> int:
-        """How many rows a rate stands for."""
-        if isinstance(rate, str):
-            return int(np.count_nonzero(scores < 0))
-        return int(rate * len(scores) + 1e-9)  # 0.29 * 100 is 28.999999999999996
-
-    def _check_target(self, y: Any) -> np.ndarray | None:
-        """Class codes, and ``classes_``; None for a regression target."""
+    def _check_target(self, y: Any) -> tuple[Any, np.ndarray | None]:
+        """The target, one-dimensional for a classifier, and its class codes (None for a regression target)."""
         if self.task_ == "regression":
             check_array(y, ensure_2d=False, dtype="numeric", input_name="y")
-            return None
-        check_classification_targets(y)
-        self.classes_, codes = np.unique(column_or_1d(y, warn=True), return_inverse=True)
-        if len(self.classes_) < 2:
-            raise ValueError(
-                f"y must hold at least two classes, got one: {self.classes_.tolist()}. With one class there is "
-                "nothing to separate."
-            )
-        return codes.ravel()
+            return y, None
+        y, self.classes_, codes = check_labels(y)
+        return y, codes
 
     def _score(
         self,
@@ -229,10 +213,28 @@ class Curator(NamedParameters, OneToOneFeatureMixin, TransformerMixin, BaseEstim
         folds = make_folds(self.cv, estimator, table, held_out, self.task_, fold_seed)
         # Whatever turns scores into decisions stays out of the cache's key: a grid over it scores once.
         cached = check_memory(self.memory).cache(score_table, ignore=["n_jobs"])
+        if self.memory is not None and not isinstance(self.random_state, Integral):
+            warnings.warn(
+                f"memory caches nothing with random_state={self.random_state!r}: every fit draws other seeds. Give an "
+                "integer.",
+                UserWarning,
+                stacklevel=3,
+            )
         kept = np.ones(len(table), dtype=bool)
         for round_ in range(self.n_rounds):
             scored = cached(
-                estimator, table, held_out, kept, folds, method, objective, score_seed, self.n_jobs, self._each_label
+                estimator,
+                table,
+                held_out,
+                kept,
+                folds,
+                method,
+                objective,
+                score_seed,
+                self.n_jobs,
+                codes=codes,
+                each_label=self._each_label,
+                release=__version__,
             )
             if self.verbose:
                 print(f"[{type(self).__name__}] round {round_ + 1} of {self.n_rounds}: scored {len(table)} rows")
@@ -329,16 +331,10 @@ class Curator(NamedParameters, OneToOneFeatureMixin, TransformerMixin, BaseEstim
                 "remove rows."
             )
         X = as_rows(X)
-        self._fit(X, y, **self._fit_arguments(fit_params))
+        self._fit(X, y, keeps_rows=True, **self._fit_arguments(fit_params))
         weights = self._row_factors()
         if np.ptp(weights) == 0:
             return X
-        if self.task_ == "regression":
-            raise ValueError(
-                "A stock scikit-learn Pipeline cannot drop rows, and with a continuous target no kept row can stand "
-                "for a removed one. Use "
-                "skinfluence.Pipeline, CuratedRegressor, or as_sampler() in imbalanced-learn's Pipeline."
-            )
         codes = np.searchsorted(self.classes_, column_or_1d(y))
         indices = redraw(codes, weights, np.random.RandomState(self._redraw_seed))
         redrawn = take_rows(X, indices)
@@ -379,7 +375,12 @@ class Curator(NamedParameters, OneToOneFeatureMixin, TransformerMixin, BaseEstim
         return np.flatnonzero(self.support_) if indices else self.support_
 
     def as_sampler(self) -> CuratorSampler:
-        """This curator as a ``fit_resample`` sampler, for imbalanced-learn's Pipeline."""
+        """This curator as a ``fit_resample`` sampler, for imbalanced-learn's Pipeline.
+
+        Returns
+        -------
+        sampler : CuratorSampler
+        """
         return CuratorSampler(clone(self))
 
     def __sklearn_tags__(self) -> Any:

@@ -7,15 +7,20 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 from sklearn import config_context
-from sklearn.base import BaseEstimator, clone, is_classifier, is_regressor
+from sklearn.base import clone, is_classifier, is_regressor
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils.multiclass import type_of_target
+from sklearn.utils import column_or_1d
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import has_fit_parameter
 
+from ._seeds import seeded
 from .models import can_model
 from .models._fitted import Task
+
+_MOST_CLASSES = 20
+_MOST_CLASSES_SHARE = 0.1
 
 
 def default_estimator(task: Task, X: Any) -> Any:
@@ -28,19 +33,73 @@ def default_estimator(task: Task, X: Any) -> Any:
 
 def find_task(estimator: Any, y: Any, task: Task | None) -> Task:
     """Classification or regression: as told, else by the estimator's kind, else by the target's values."""
-    if task is not None:
-        return task
-    if estimator is not None and not isinstance(estimator, str):
-        if is_classifier(estimator):
-            return "classification"
-        if is_regressor(estimator):
-            return "regression"
+    kind: Task | None = None
+    if estimator is not None:
+        kind = "classification" if is_classifier(estimator) else "regression" if is_regressor(estimator) else None
+    if task is not None and kind is not None and kind != task:
+        raise TypeError(
+            f"The curator's estimator is for {kind}, and what follows it for {task}: give the curator an estimator "
+            f"for {task}, "
+            "or None."
+        )
+    found = task or kind
+    return found if found is not None else _task_of(y)
+
+
+def _task_of(y: Any) -> Task:
     kind = type_of_target(y, input_name="y", raise_unknown=True)
-    if kind in ("binary", "multiclass"):
-        return "classification"
     if kind in ("continuous", "continuous-multioutput"):
         return "regression"
-    raise ValueError(f"y must hold one label a row, or continuous targets; got a target of type {kind!r}.")
+    if kind not in ("binary", "multiclass"):
+        raise ValueError(f"y must hold one label a row, or continuous targets; got a target of type {kind!r}.")
+    values = np.asarray(y)
+    n_values = len(np.unique(values)) if values.dtype.kind in "iuf" else 0
+    # Whole numbers may be classes or counts; so many of them are no classes.
+    if n_values > _MOST_CLASSES and n_values > _MOST_CLASSES_SHARE * len(values):
+        raise ValueError(
+            f"y holds {n_values} different whole numbers in {len(values)} rows: classes, or a regression target? Give "
+            "the "
+            "curator an estimator (Ridge() or LogisticRegression(), say), or use skinfluence.Pipeline or a Curated "
+            "estimator, "
+            "which know the task from their final model."
+        )
+    return "classification"
+
+
+def check_labels(y: Any) -> tuple[Any, np.ndarray, np.ndarray]:
+    """Class labels, one-dimensional; the classes; and the code of each label."""
+    check_classification_targets(y)
+    flat = column_or_1d(y, warn=True)
+    y = flat if len(getattr(y, "shape", ())) > 1 else y
+    try:
+        classes, codes = np.unique(flat, return_inverse=True)
+    except TypeError as error:
+        raise ValueError(f"y must hold labels of one kind, without missing ones: {error}.") from error
+    if len(classes) < 2:
+        raise ValueError(
+            f"y must hold at least two classes, got one: {classes.tolist()}. With one class there is nothing to "
+            "separate."
+        )
+    return y, classes, codes.ravel()
+
+
+def find_estimator(estimator: Any, following: Any) -> Any:
+    """The estimator that a curator's parameter stands for, checked before anything is fitted; None is the default."""
+    if estimator is None:
+        return None
+    if isinstance(estimator, str):
+        if estimator != "final":
+            raise ValueError(f"estimator must be an estimator, None or 'final', got {estimator!r}.")
+        if following is None:
+            raise ValueError(
+                "estimator='final' stands for the step that follows the curator, which is known inside "
+                "skinfluence.Pipeline, CuratedClassifier and CuratedRegressor alone. Here, give the estimator itself, "
+                "or "
+                "None."
+            )
+        estimator = following
+    check_scorable(estimator)
+    return estimator
 
 
 def check_scorable(estimator: Any) -> None:
@@ -86,11 +145,3 @@ def _last_step(estimator: Any) -> tuple[str, Any]:
         name, estimator = estimator.steps[-1]
         path += f"{name}__"
     return path, estimator
-
-
-def seeded(estimator: BaseEstimator, seed: int) -> BaseEstimator:
-    """The estimator with every ``random_state=None`` in it replaced by a number drawn from ``seed``."""
-    params = estimator.get_params(deep=True)
-    names = sorted(name for name, value in params.items() if name.split("__")[-1] == "random_state" and value is None)
-    draws = np.random.RandomState(seed).randint(np.iinfo(np.int32).max, size=len(names))
-    return estimator.set_params(**dict(zip(names, draws.tolist(), strict=True))) if names else estimator

@@ -21,7 +21,7 @@ class HeldOut:
     y : array-like of shape (n_val,) or (n_val, n_outputs)
         Their targets; they are trusted.
     sample_weight : array-like of shape (n_val,), default=None
-        Their weights; ``None`` weighs them alike.
+        Their weights. As in training, the ``class_weight`` of the estimator multiplies them.
     sensitive_features : array-like of shape (n_val,) or dataframe, default=None
         Their groups, for the fairness objectives.
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from ._crossfit import Scored, Table
 from ._curator import Curator
+from ._rates import n_chosen
 from ._rows import take_rows
 
 
@@ -90,6 +91,7 @@ class InfluenceRelabeler(Curator):
     (22, 15)
     """
 
+    _rate_name = "relabel_rate"
     _each_label = True
 
     def __init__(
@@ -115,9 +117,8 @@ class InfluenceRelabeler(Curator):
         self.random_state = random_state
         self.verbose = verbose
 
-    def _check_params(self, method: Any) -> None:
-        super()._check_params(method)
-        self._check_rate("relabel_rate", method)
+    def _check_params(self, method: Any, estimator: Any) -> None:
+        super()._check_params(method, estimator)
         if not hasattr(method, "score_labels"):
             raise TypeError(
                 "Relabelling needs a method that scores a row under every label: 'ip', 'ip_ensemble', 'exact' or "
@@ -125,7 +126,7 @@ class InfluenceRelabeler(Curator):
                 f"got method={self.method!r}."
             )
 
-    def _check_target(self, y: Any) -> np.ndarray | None:
+    def _check_target(self, y: Any) -> tuple[Any, np.ndarray | None]:
         if self.task_ == "regression":
             raise ValueError(
                 "InfluenceRelabeler changes class labels, and this is a regression target. Use InfluenceSelector or "
@@ -136,7 +137,7 @@ class InfluenceRelabeler(Curator):
     def _take_scores(self, scored: Scored, objective: Any, codes: np.ndarray | None) -> None:
         assert codes is not None
         rows = np.arange(len(codes))
-        own = Scored(scored.by_part[rows, :, codes], scored.estimators, scored.reports)
+        own = Scored(scored.by_part[rows, :, codes], scored.estimator, scored.reports)
         super()._take_scores(own, objective, codes)
         # Objectives have their own units: each counts relative to the spread of its scores, by its weight.
         spread = own.by_part.std(axis=0)
@@ -150,7 +151,7 @@ class InfluenceRelabeler(Curator):
         assert codes is not None
         order = np.argsort(self.scores_, kind="stable")  # ties by row order
         chosen = np.zeros(len(order), dtype=bool)
-        chosen[order[: self._n_chosen(self.relabel_rate, self.scores_)]] = True
+        chosen[order[: n_chosen(self.relabel_rate, self.scores_)]] = True
         new = np.where(chosen, self.label_scores_.argmax(axis=1), codes)
         for code in range(len(self.classes_)):
             rows = order[(codes == code)[order]]

@@ -120,8 +120,8 @@ class InfluenceReweighter(Curator):
         self.random_state = random_state
         self.verbose = verbose
 
-    def _check_params(self, method: Any) -> None:
-        super()._check_params(method)
+    def _check_params(self, method: Any, estimator: Any) -> None:
+        super()._check_params(method, estimator)
         check_scalar(self.temperature, "temperature", Real, min_val=0, include_boundaries="neither")
         if self.scale not in ("standard", "raw"):
             raise ValueError(f"scale must be 'standard' or 'raw', got {self.scale!r}.")

@@ -16,7 +16,7 @@ from .models import as_model
 from .models._blocks import take
 from .models.linear import LinearModel
 from .objectives import MeanLoss, resolve_objective
-from .operators import TrainingProblem
+from .operators import Rows, TrainingProblem
 from .preconditioners import Identity
 
 
@@ -132,6 +132,8 @@ def as_held_out(X_val: Any, y_val: Any, sensitive_features_val: Any = None) -> H
     if (X_val is None) != (y_val is None):
         raise ValueError(f"X_val and y_val go together: got {'y_val' if X_val is None else 'X_val'} alone.")
     if X_val is None:
+        if sensitive_features_val is not None:
+            raise ValueError("sensitive_features_val are the groups of X_val, and no X_val was given.")
         return None
     return HeldOut(X_val, y_val, sensitive_features=sensitive_features_val)
 
@@ -153,11 +155,23 @@ def bind(objective: Any, problem: TrainingProblem, held_out: HeldOut | None, sen
     if held_out is None:
         rows, groups = problem.rows, sensitive_features
     else:
-        rows = problem.other_rows(held_out.X, held_out.y, held_out.sample_weight)
+        rows = _validation_rows(problem, held_out)
         groups = held_out.sensitive_features
     # Groups that a joint objective brings for one of its parts are none of the others' business.
     groups = groups if getattr(objective, "uses_groups", False) else None
     return objective.bind(problem, rows, trusted=trusted, sensitive_features=groups)
+
+
+def _validation_rows(problem: TrainingProblem, held_out: HeldOut) -> Rows:
+    try:
+        rows = problem.other_rows(held_out.X, held_out.y, held_out.sample_weight, name="X_val")
+    except ValueError as error:
+        raise ValueError(f"In the validation rows: {error}") from error
+    if rows.weight is not None and not rows.weight.any():
+        raise ValueError(
+            "All validation rows have weight zero, by their sample_weight or the estimator's class_weight."
+        )
+    return rows
 
 
 def refuse_groups(objective: Any, *groups: Any) -> None:
@@ -173,7 +187,7 @@ def require_finite_scores(scores: np.ndarray) -> np.ndarray:
     """The scores, or an error if one is not a number."""
     if not np.isfinite(scores).all():
         raise ValueError(
-            f"{np.count_nonzero(~np.isfinite(scores))} of {scores.shape[0]} scores are not finite: the gradients "
+            f"{np.count_nonzero(~np.isfinite(scores))} of {scores.size} scores are not finite: the gradients "
             "overflow. Scale the features."
         )
     return scores
@@ -216,7 +230,7 @@ def _blocks(problem: TrainingProblem, bound: MeanLoss, snapshots: Any, plain: bo
                 G = np.stack([problem.fitted.model.at(params).vjp(X[[i]], D[[i]]) for i in range(D.shape[0])], axis=1)
                 for row, u in zip(block, solve(G).T, strict=True):
                     row += problem.scores([(snapshot_weight, params, u)])
-        yield block
+        yield require_finite_scores(block)
 
 
 def _add_kernel_block(

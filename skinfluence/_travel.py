@@ -64,3 +64,15 @@ def consumed(estimator: Any, method: str, params: dict[str, Any]) -> dict[str, A
     if not get_config()["enable_metadata_routing"]:
         return {}
     return {key: params[key] for key in get_routing_for_object(estimator).consumes(method, params)}
+
+
+def curating_steps(curator: Any) -> dict[str, Any]:
+    """The curating steps of a curator, each under the prefix of its fit parameters: itself alone, unless a Pipeline."""
+    if not isinstance(curator, _SklearnPipeline):
+        return {"": curator}
+    return {
+        f"{name}__{path}": inner
+        for name, step in curator.steps
+        if hasattr(step, "fit_curate")
+        for path, inner in curating_steps(step).items()
+    }

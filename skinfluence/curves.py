@@ -150,7 +150,7 @@ def _identity(r: np.ndarray) -> np.ndarray:
     return r
 
 
-def huber_curve(threshold: float, scale: float = 1.0) -> Curve:
+def huber_curve(threshold: float | np.ndarray, scale: float = 1.0) -> Curve:
     """``scale * r^2 / 2`` within the threshold, ``scale * threshold * (|r| - threshold / 2)`` beyond it."""
     return Curve(
         "huber",
@@ -160,16 +160,16 @@ def huber_curve(threshold: float, scale: float = 1.0) -> Curve:
     )
 
 
-def _huber_value(threshold: float, scale: float, r: np.ndarray) -> np.ndarray:
+def _huber_value(threshold: float | np.ndarray, scale: float, r: np.ndarray) -> np.ndarray:
     size = np.abs(r)
     return scale * np.where(size <= threshold, r * r / 2, threshold * (size - threshold / 2))
 
 
-def _huber_slope(threshold: float, scale: float, r: np.ndarray) -> np.ndarray:
-    return scale * np.clip(r, -threshold, threshold)
+def _huber_slope(threshold: float | np.ndarray, scale: float, r: np.ndarray) -> np.ndarray:
+    return (scale * np.clip(r, -threshold, threshold)).astype(r.dtype, copy=False)
 
 
-def _huber_curvature(threshold: float, scale: float, r: np.ndarray) -> np.ndarray:
+def _huber_curvature(threshold: float | np.ndarray, scale: float, r: np.ndarray) -> np.ndarray:
     return np.where(np.abs(r) <= threshold, scale, 0).astype(r.dtype)
 
 

@@ -164,6 +164,12 @@ class DevianceLoss:
     def twice_differentiable(self) -> bool:
         return True
 
+    def check_targets(self, y: np.ndarray) -> None:
+        """Raise if a target is outside what the deviance is defined for."""
+        bound = {True: "> 0", False: ">= 0"}[self.power >= 2]
+        if self.power >= 1 and (y.min() < 0 or (self.power >= 2 and y.min() == 0)):
+            raise ValueError(f"y must be {bound} for a deviance of power {self.power:g}, got a value of {y.min():g}.")
+
     def _mean(self, F: np.ndarray) -> np.ndarray:
         return np.exp(F) if self.log_link else F
 

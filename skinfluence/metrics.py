@@ -352,7 +352,7 @@ def _against_positive(y_true: Any, y_pred: Any, positive_label: Any) -> tuple[np
 
 
 def _gap(values: np.ndarray, chosen: np.ndarray, sensitive_features: Any, sample_weight: Any, of: str) -> float:
-    """Max minus min over groups of the weighted mean of ``values`` over the ``chosen`` rows, which are called ``of``."""
+    """Greatest minus least group mean of ``values`` over the ``chosen`` rows, which errors call ``of``."""
     codes, labels = encode_groups(sensitive_features, len(values))
     weight = _check_sample_weight(sample_weight, values, dtype=np.float64, ensure_non_negative=True) * chosen
     mass = np.bincount(codes, weight, minlength=len(labels))

@@ -43,6 +43,7 @@ class Rows:
     y: np.ndarray
     weight: np.ndarray | None = None
     user_weight: np.ndarray | None = None
+    name: str = "X"
 
     def __len__(self) -> int:
         return n_rows(self.X)
@@ -109,21 +110,21 @@ class TrainingProblem:
                 "With a single class there is nothing to separate."
             )
 
-    def _rows(self, X: Any, targets: np.ndarray, user_weight: np.ndarray | None) -> Rows:
+    def _rows(self, X: Any, targets: np.ndarray, user_weight: np.ndarray | None, name: str = "X") -> Rows:
         weight = user_weight
         if self._class_weight is not None:
             by_class = self._class_weight[targets]
             weight = by_class if weight is None else by_class * weight
         # Regression targets in the dtype of X, so that float32 tables are worked on in float32.
         y = targets if targets.dtype.kind == "i" else targets.astype(X.dtype, copy=False)
-        return Rows(X, y, weight, user_weight)
+        return Rows(X, y, weight, user_weight, name)
 
-    def other_rows(self, X: Any, y: Any, sample_weight: Any = None) -> Rows:
+    def other_rows(self, X: Any, y: Any, sample_weight: Any = None, name: str = "X") -> Rows:
         """Rows that the model was not fitted on, weighted as they would be in training."""
         check_consistent_length(X, y)
         targets = self.fitted.encode(y)
         inputs = self.fitted.prepare(X)
-        return self._rows(inputs, targets, check_weights(sample_weight, inputs))
+        return self._rows(inputs, targets, check_weights(sample_weight, inputs), name)
 
     @property
     def params(self) -> np.ndarray:
@@ -167,7 +168,7 @@ class TrainingProblem:
         model = self.fitted.model.at(params)
         for at, X, y, weight in rows.blocks(4 * model.n_outputs):
             F = model.outputs(X)
-            require_finite(F, rows.X)
+            require_finite(F, rows.X, rows.name)
             yield at, F, y, weight
 
     def require_hessian(self, method: str) -> None:
@@ -193,16 +194,22 @@ class TrainingProblem:
         l2 = self.penalty_scale * self.fitted.penalty.l2
         # The outputs do not change from one product to the next; they are kept where they are small beside X.
         small = len(self.rows) * model.n_outputs * self.rows.X.dtype.itemsize <= _KEPT_OUTPUTS_BYTES
-        kept = [F for _, F, _, _ in self.outputs_by_block(self.rows, params)] if small else None
+        kept = [(at, F, y) for at, F, y, _ in self.outputs_by_block(self.rows, params)] if small else None
+
+        def blocks(v: np.ndarray) -> Iterator[tuple[slice, Any, np.ndarray, np.ndarray, np.ndarray]]:
+            if kept is not None:
+                for at, F, y in kept:
+                    X = take(self.rows.X, at)
+                    yield at, X, F, y, model.jvp(X, v)
+                return
+            for at, X, y, _ in self.rows.blocks(4 * model.n_outputs):
+                (F,), (T,) = model.outputs_and_jvps(X, [params], [v])
+                yield at, X, F, y, T
 
         def product(v: np.ndarray) -> np.ndarray:
             v = np.ravel(v)
             total = np.zeros(self.n_params)
-            for b, (at, X, y, _) in enumerate(self.rows.blocks(4 * model.n_outputs)):
-                if kept is None:
-                    (F,), (T,) = model.outputs_and_jvps(X, [params], [v])
-                else:
-                    F, T = kept[b], model.at(params).jvp(X, v)
+            for at, X, F, y, T in blocks(v):
                 total += model.vjp(X, self._weighted(self.loss.hessian_product(F, y, T), at))
             return total / self.total_weight + l2 * v
 
@@ -227,7 +234,8 @@ class TrainingProblem:
         for k in range(K):
             for j in range(k):
                 H[j, :, k, :] = H[k, :, j, :].T
-        dense = H.reshape(self.n_params, self.n_params) / self.total_weight
+        dense = H.reshape(self.n_params, self.n_params)
+        dense /= self.total_weight
         dense[np.diag_indices_from(dense)] += self.penalty_scale * self.fitted.penalty.l2
         return dense
 
@@ -247,7 +255,7 @@ class TrainingProblem:
             total = np.zeros(at.stop - at.start, dtype=X.dtype)
             Fs, Ts = self.fitted.model.outputs_and_jvps(X, params, vs)
             for snapshot_weight, F, T in zip(weights, Fs, Ts, strict=True):
-                require_finite(F, rows.X)
+                require_finite(F, rows.X, rows.name)
                 total += _row_dot(self.loss.gradient(F, y), T) * X.dtype.type(snapshot_weight / self.total_weight)
             out[at] = total if weight is None else total * weight
         return out
@@ -267,7 +275,7 @@ class TrainingProblem:
         for at, X, _, _ in rows.blocks(len(weights) * 4 * K + 2 * n_labels):
             Fs, Ts = self.fitted.model.outputs_and_jvps(X, params, vs)
             for snapshot_weight, F, T in zip(weights, Fs, Ts, strict=True):
-                require_finite(F, rows.X)
+                require_finite(F, rows.X, rows.name)
                 for label in range(n_labels):
                     D = self.loss.gradient(F, np.full(F.shape[0], label))
                     out[at, label] += _row_dot(D, T) * (snapshot_weight * share[label] / self.total_weight)
@@ -305,14 +313,14 @@ def pull_back(
     for at, X, _, _ in rows.blocks(len(params) * 4 * model.n_outputs):
         Fs, _ = model.outputs_and_jvps(X, params, [])
         for F in Fs:
-            require_finite(F, rows.X)
+            require_finite(F, rows.X, rows.name)
         parts = model.vjps(X, params, [cotangents(F, at, m) for m, F in enumerate(Fs)])
         for total, part in zip(totals, parts, strict=True):
             total += part
     return totals
 
 
-def require_finite(F: np.ndarray, X: Any) -> None:
+def require_finite(F: np.ndarray, X: Any, name: str = "X") -> None:
     """Raise if raw outputs are not finite, and say whether X is the cause.
 
     A NaN or an infinity in a row of X always makes that row's outputs non-finite, so that looking at the (small)
@@ -320,7 +328,7 @@ def require_finite(F: np.ndarray, X: Any) -> None:
     """
     if np.isfinite(F.sum()) or np.isfinite(F).all():
         return
-    assert_all_finite(X.data if sp.issparse(X) else X, input_name="X")
+    assert_all_finite(X.data if sp.issparse(X) else X, input_name=name)
     raise ValueError(
         "The model's raw outputs are not finite although X is: its parameters or the values of X are too large."
     )

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import _data, _peers, _runner, noise, speed
+from benchmarks import _data, _peers, _runner, defence, fairness, noise, speed, synthetic
 
 
 def test_aggregate_gives_mean_spread_and_seeds_in_order_of_appearance():
@@ -52,6 +52,15 @@ def noise_row(method: str, cell: str, flips: float, accuracy: list[float]) -> di
     return _runner.aggregate([common | known | one for one in seeds], ("data", "flips", "method"), noise.VALUES)[0]
 
 
+def stored(name: str, rows: list[dict], **more) -> dict:
+    """What `_runner.run` makes of a benchmark's rows."""
+    return {
+        "benchmark": name, "quick": True, "date": "2001-02-03T04:05:06+00:00", "seconds": 12.0, "about": "About it.",
+        "versions": {"Python": "3"}, "machine": {"cpu": "a cpu", "cores": 2, "blas": "a blas", "load_before": 0.1},
+        "rows": rows, **more,
+    }  # fmt: skip
+
+
 @pytest.fixture
 def noise_rows():
     accuracy = {noise.NONE: [0.8, 0.9], noise.DEFAULT: [0.82, 0.9], noise.AUTO: [0.78, 0.89]}
@@ -65,18 +74,13 @@ def test_gates_of_noise_are_paired_with_no_curation(noise_rows):
 
 
 def test_markdown_comes_from_the_stored_json_alone(noise_rows, tmp_path, monkeypatch, capsys):
-    result = {
-        "benchmark": "noise", "quick": False, "date": "2001-02-03T04:05:06+00:00", "seconds": 12.0,
-        "about": "About it.",
-        "versions": {"Python": "3"}, "machine": {"cpu": "a cpu", "cores": 2, "blas": "a blas", "load_before": 0.1},
-        "rows": noise_rows, "gates": noise.gates(noise_rows),
-    }  # fmt: skip
-    stored, tables = _runner.save(result, tmp_path)
-    assert json.loads(stored.read_text(encoding="utf-8")) == result
+    result = stored("noise", noise_rows, gates=noise.gates(noise_rows))
+    in_json, tables = _runner.save(result, tmp_path)
+    assert json.loads(in_json.read_text(encoding="utf-8")) == result
     assert "| " + noise.DEFAULT in tables.read_text(encoding="utf-8")
     assert "+1.00" in tables.read_text(encoding="utf-8")
 
-    stored.write_text(stored.read_text(encoding="utf-8").replace("a cpu", "another cpu"), encoding="utf-8")
+    in_json.write_text(in_json.read_text(encoding="utf-8").replace("a cpu", "another cpu"), encoding="utf-8")
     monkeypatch.setattr(_runner, "RESULTS", tmp_path)
     monkeypatch.setattr(_runner.load, "__defaults__", (tmp_path,))
     assert command.main(["table", "noise"]) == 0
@@ -102,7 +106,7 @@ def test_flip_labels_flips_the_share_asked_and_nothing_else(labels):
 
 @pytest.fixture
 def data_home(tmp_path):
-    """A folder with two small tables, of two and of three classes."""
+    """A folder with small tables: two of two and of three classes; Bank, the comments, and Adult with its groups."""
     rng = np.random.default_rng(0)
     (tmp_path / "tabular").mkdir()
     X = rng.normal(size=(300, 4))
@@ -110,6 +114,13 @@ def data_home(tmp_path):
         outputs = X @ rng.normal(size=(4, classes)) + 0.3 * rng.gumbel(size=(300, classes))
         frame = pd.DataFrame(X, columns=list("abcd")).assign(target=outputs.argmax(axis=1) + 1)
         frame.to_csv(tmp_path / "tabular" / f"{name}.csv.gz", index=False)
+    s = rng.integers(2, size=300)
+    X[:, 3] = s
+    y = (X[:, 0] + s + rng.normal(size=300) > 0.5).astype(np.int8)
+    train, val, test = np.split(np.arange(300), [150, 225])
+    np.savez(tmp_path / "bank.npz", X=X, y=y, s=s, train_idx=train, val_idx=val, test_idx=test)
+    np.savez(tmp_path / "toxic_comments_minilm.npz", emb=X[:, :3].astype(np.float16), y=y, mentions_any=s)
+    np.savez(tmp_path / "adult.npz", X_train=X[:150], y_train=y[:150], X_test_all=X[150:], y_test_all=y[150:], s_col=3)
     return tmp_path
 
 
@@ -161,3 +172,87 @@ def test_cases_are_scored(kind):
     case = speed.make_case(kind, 300, 20, 3)
     assert case.scores("ip").shape == (300,)
     assert case.product().shape == (300, 3)
+
+
+@pytest.mark.parametrize(("name", "n_train"), [("bank", 150), ("toxic", 180), ("adult", 150)])
+def test_splits_part_all_rows_and_carry_their_groups(name, n_train, data_home):
+    splits = _data.load_splits(name, seed=1, data_home=data_home)
+    assert splits.X_train.shape == (n_train, 4)
+    assert len(splits.y_train) + len(splits.y_val) + len(splits.y_test) == 300
+    # Single precision at best, in which few rows are alike: no row is there twice.
+    assert len(np.unique(np.concatenate([splits.X_train, splits.X_val, splits.X_test]), axis=0)) == 300
+    for part in ("train", "val", "test"):
+        assert np.array_equal(getattr(splits, f"X_{part}")[:, 3], getattr(splits, f"groups_{part}"))
+
+
+@pytest.fixture
+def defence_rows(data_home):
+    return {p: [defence.one_attack("bank", p, attack, data_home) for attack in (0, 1)] for p in defence.PROTOCOLS}
+
+
+def test_an_attack_turns_right_into_wrong_and_is_told_of_every_defence(defence_rows):
+    for rows, other in defence_rows.values():
+        without = rows[0]
+        assert without["method"] == defence.NONE
+        assert 0.05 <= without["share"] <= 0.25
+        assert without["accuracy"] < without["clean"]
+        assert without["accuracy"] == without["anew"]
+        combinations = {(row["method"], row["action"]) for row in rows[1:]}
+        assert len(combinations) == len(rows) - 1 == len(defence.METHODS) * len(defence.ACTIONS) - 1
+        assert other[0]["share"] != without["share"]
+        trimmed = [row for row in rows if row["action"] == defence.TRIM]
+        assert all(row["effective"] == pytest.approx(143 / 150) for row in trimmed)
+    # The paper's model has no intercept: another model.
+    assert defence_rows["paper"][0][0]["clean"] != defence_rows["held-out"][0][0]["clean"]
+
+
+def test_defence_is_shown_beside_what_was_published_and_drawn(defence_rows, tmp_path):
+    rows = [row for attacks in defence_rows.values() for rows in attacks for row in rows]
+    rows = _runner.aggregate(rows, ("protocol", "data", "method", "action"), defence.VALUES)
+    _, tables = _runner.save(stored("defence", rows), tmp_path)
+    text = tables.read_text(encoding="utf-8")
+    assert "| pre-attack |" in text
+    assert "80.31 |" in text
+    for protocol in ("held_out", "paper"):
+        assert f"(defence_{protocol}.png)" in text
+        assert (tmp_path / f"defence_{protocol}.png").stat().st_size > 10_000
+
+
+def test_on_blobs_the_influence_function_agrees_with_refits(tmp_path, monkeypatch):
+    monkeypatch.setattr(synthetic, "N_TRAIN", 40)
+    monkeypatch.setattr(synthetic, "N_FLIPPED", 4)
+    done = [synthetic.one_seed(case, 0) for case in synthetic.CASES]
+    rows = [row for rows, _ in done for row in rows]
+    assert len(rows) == len(synthetic.CASES) * len(synthetic.OBJECTIVES) * len(synthetic.PAIRS)
+    assert all(row["spearman"] > 0.95 for row in rows if (row["a"], row["b"]) == ("exact", synthetic.TRUTH))
+    utility = next(row for row in rows if row["case"] == "separable")
+    assert (utility["a"], utility["b"], utility["found"]) == ("ip", "exact", 1.0)
+
+    rows = _runner.aggregate(rows, ("case", "objective", "a", "b"), synthetic.VALUES)
+    points = [point for _, points in done for point in points]
+    _, tables = _runner.save(stored("synthetic", rows, points=points), tmp_path)
+    assert "## ip against exact" in tables.read_text(encoding="utf-8")
+    assert (tmp_path / "synthetic.png").stat().st_size > 10_000
+
+
+def test_a_frontier_has_one_row_a_level(data_home, tmp_path):
+    rows = fairness.frontier(fairness.RANDOM, "", 0, (0.05, 0.2), data_home)
+    assert [(row["curator"], row["level"]) for row in rows] == [(fairness.NONE, 0.0), ("random", 0.05), ("random", 0.2)]
+    for method in fairness.METHODS:
+        for objective in fairness.OBJECTIVES:
+            found = fairness.frontier(method, objective, 0, (0.05, 0.2), data_home)
+            assert [row["level"] for row in found] == [0.05, 0.2]
+            rows += found
+    assert all(0 <= row["gap"] <= 1 for row in rows)
+    parity = next(row for row in rows if row["curator"] == "parity, exact" and row["level"] == 0.2)
+    assert parity["gap"] < rows[0]["gap"]
+
+    _runner.save(stored("fairness", _runner.aggregate(rows, ("curator", "level"), fairness.VALUES)), tmp_path)
+    assert (tmp_path / "fairness.png").stat().st_size > 10_000
+
+
+def test_fairlearn_is_the_peer(data_home):
+    pytest.importorskip("fairlearn")
+    (row,) = fairness.frontier(fairness.PEER, "", 0, (0.05,), data_home)
+    assert row["fits"] > 1
+    assert row["level"] == 0.05

@@ -253,8 +253,12 @@ def test_an_indefinite_hessian_is_damped_or_refused():
     X, y = rng.uniform(size=(50, 2)), rng.uniform(1, 3, size=50)
     estimator = TweedieRegressor(power=0, link="identity", alpha=0).fit(X, y)
     estimator.power, estimator.coef_, estimator.intercept_ = 3.0, np.array([0.1, 0.1]), 6.0
-    for method in ("exact", "cg"):
-        assert np.isfinite(influence_scores(estimator, X, y, X, y, method=method)).all()
+    with pytest.warns(ConvergenceWarning, match="negative curvature"):
+        assert np.isfinite(influence_scores(estimator, X, y, X, y, method="exact")).all()
+    assert np.isfinite(influence_scores(estimator, X, y, X, y, method="cg")).all()
+    estimator.alpha = 1e-6
+    with pytest.warns(ConvergenceWarning, match="negative curvature"):
+        assert np.isfinite(influence_scores(estimator, X, y, X, y, method="cg")).all()
     for method in (Exact(damping=1e-9), CG(damping=1e-9)):
         with pytest.raises(ValueError, match="not positive definite"):
             influence_scores(estimator, X, y, X, y, method=method)

@@ -38,7 +38,7 @@ def resolve_method(method: Any) -> Any:
         if method not in METHODS:
             raise ValueError(f"method must be one of {sorted(METHODS)} or a method object, got {method!r}.")
         return METHODS[method]()
-    if not hasattr(method, "score_rows"):
+    if isinstance(method, type) or not hasattr(method, "score_rows"):
         raise TypeError(
             f"method must be one of {sorted(METHODS)} or an object such as IPEnsemble(n_members=10), got {method!r}."
         )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import numpy as np
-from joblib import Parallel, delayed
 from sklearn.base import BaseEstimator
+from sklearn.utils.parallel import Parallel, delayed
 
 from ..objectives import BoundObjective
 from ..operators import Rows, TrainingProblem

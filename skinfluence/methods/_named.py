@@ -73,9 +73,10 @@ class Exact(GradientMethod):
     """The influence function: ``(1/n) grad loss_i . (H + damping I)^-1 g``.
 
     Calibrated: the score estimates the change of the objective when the row is removed and the model refitted with the
-    penalty's total weight kept (scikit-learn's ``C`` for logistic regression, ``alpha`` for ridge). A small Hessian is
-    factored by Cholesky, a singular one inverted on its range, and a large one solved matrix-free by conjugate
-    gradients.
+    penalty's total weight kept. That is a plain refit where scikit-learn adds the penalty to a sum of losses (logistic
+    regression, ridge, SVMs); where it adds it to a mean (lasso, elastic net, the generalised linear models, SGD) a
+    plain refit, as in `LeaveOneOut`, differs by a constant. A small Hessian is factored by Cholesky, a singular one
+    inverted on its range, and a large one solved matrix-free by conjugate gradients.
 
     Parameters
     ----------

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
-from joblib import Parallel, delayed
 from sklearn.base import BaseEstimator, clone
+from sklearn.utils.parallel import Parallel, delayed
 
+from .._seeds import seeded, unseeded
 from ..models import as_model
 from ..objectives import BoundObjective
 from ..operators import Rows, TrainingProblem
@@ -23,6 +24,10 @@ class LeaveOneOut(BaseEstimator):
 
     Notes
     -----
+    Refits keep the estimator's parameters. Where scikit-learn adds the penalty to a *mean* loss (lasso, elastic net,
+    the generalised linear models, SGD), leaving a row out then weakens the penalty's total, which the gradient methods
+    keep: the two differ by a constant, and in the zero point. A CV estimator chooses its penalty anew in each refit.
+
     Source: Cook, "Detection of Influential Observation in Linear Regression", Technometrics, 1977.
 
     Examples
@@ -42,8 +47,9 @@ class LeaveOneOut(BaseEstimator):
         random_state: np.random.RandomState,
         n_jobs: int | None,
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        refit = _Refit(problem, objective)
-        base = objective.value(problem.fitted.model)
+        # One seed for all refits: what differs between two of them is the row, not the draw.
+        refit = _Refit(problem, objective, int(random_state.randint(np.iinfo(np.int32).max)))
+        base = refit.base()
         leave_out = rows is None or rows is problem.rows
         if leave_out:
             refit.require_two_of_each_class()
@@ -58,9 +64,17 @@ class LeaveOneOut(BaseEstimator):
 class _Refit:
     """Refits of a problem's estimator on its prepared rows, and the objective there."""
 
-    def __init__(self, problem: TrainingProblem, objective: BoundObjective) -> None:
+    def __init__(self, problem: TrainingProblem, objective: BoundObjective, seed: int) -> None:
         self.problem = problem
         self.objective = objective
+        self.estimator = seeded(clone(problem.fitted.estimator), seed)
+
+    def base(self) -> float:
+        """The objective with all rows; of a refit with the same seed, where the fitted model was drawn with another."""
+        if not unseeded(self.problem.fitted.estimator):
+            return self.objective.value(self.problem.fitted.model)
+        rows = self.problem.rows
+        return self._value(rows.X, rows.y, rows.user_weight)
 
     def require_two_of_each_class(self) -> None:
         classes = self.problem.fitted.classes
@@ -96,7 +110,7 @@ class _Refit:
         target = fitted.classes[y] if fitted.classes is not None else y.reshape(len(y), -1)
         if fitted.classes is None and target.shape[1] == 1:
             target = target.ravel()
-        estimator = clone(fitted.estimator)
+        estimator = clone(self.estimator)
         estimator.fit(X, target, **({} if weight is None else {"sample_weight": weight}))
         return self.objective.value(as_model(estimator).model)
 

@@ -71,6 +71,12 @@ def _split(estimator: Any) -> tuple[Any, Any]:
         return None, estimator
     if len(estimator.steps) == 0:
         raise ValueError("The Pipeline has no steps.")
+    if any(hasattr(step, "fit_curate") for _, step in estimator.steps):
+        raise TypeError(
+            "This Pipeline curates: its model was fitted on other rows than the Pipeline was given. Take the "
+            "influence through "
+            "its last step (pipe[-1]) and the rows that were kept (pipe.sample_indices_)."
+        )
     head = estimator[:-1] if len(estimator.steps) > 1 else None
     inner, final = _split(estimator.steps[-1][1])
     if inner is None or head is None:

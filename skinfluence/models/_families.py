@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
+import scipy.sparse as sp
 from sklearn.utils.class_weight import compute_class_weight
 
 from .. import curves
@@ -38,7 +39,8 @@ def _build(
     """``l2`` and ``l1`` broadcast to ``coef (K, d)``, their intercept twins to ``(K,)``; ``free`` marks entries of
     ``coef``.
     """
-    coef = np.asarray(est.coef_, dtype=np.float64)
+    coef = est.coef_.toarray() if sp.issparse(est.coef_) else est.coef_  # after sparsify()
+    coef = np.asarray(coef, dtype=np.float64)
     coef = coef.reshape(1, -1) if coef.ndim == 1 else coef
     K = coef.shape[0]
     # SGD's fit_intercept=False and everybody else's leave zeros in intercept_.

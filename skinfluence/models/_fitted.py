@@ -11,7 +11,7 @@ from sklearn.utils import column_or_1d
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.validation import check_array, check_consistent_length, validate_data
 
-from ..losses import Loss, MarginLoss
+from ..losses import DevianceLoss, Loss, MarginLoss
 from ._protocol import DifferentiableModel
 
 Task = Literal["classification", "regression"]
@@ -111,6 +111,8 @@ class FittedModel:
             y = y.reshape(-1, 1) if y.ndim == 1 else y
             if y.shape[1] != self.model.n_outputs:
                 raise ValueError(f"y must have {self.model.n_outputs} target(s), as in fit; got {y.shape[1]}.")
+            if isinstance(self.loss, DevianceLoss):
+                self.loss.check_targets(y)
             return y
         return encode_labels(column_or_1d(y), self.classes)
 

@@ -48,7 +48,7 @@ class MeanLoss:
         total = 0.0
         for _, X, y, weight in self.rows.blocks(3 * model.n_outputs):
             F = model.outputs(X)
-            require_finite(F, self.rows.X)
+            require_finite(F, self.rows.X, self.rows.name)
             values = self.loss.value(F, y)
             total += float(values.sum(dtype=np.float64)) if weight is None else float(values @ weight)
         return total / self._total

@@ -52,7 +52,7 @@ class GroupGap:
         predicted = np.empty(len(self.rows), dtype=np.intp)
         for at, X, _, _ in self.rows.blocks(3 * model.n_outputs):
             F = model.outputs(X)
-            require_finite(F, self.rows.X)
+            require_finite(F, self.rows.X, self.rows.name)
             predicted[at] = predicted_codes(F)
         return self.metric(
             self.rows.y,
@@ -87,7 +87,7 @@ class GroupGap:
             weight = 1.0 if self.rows.user_weight is None else self.rows.user_weight[at]
             Fs, _ = model.outputs_and_jvps(X, params, [])
             for F, total in zip(Fs, sums, strict=True):
-                require_finite(F, self.rows.X)
+                require_finite(F, self.rows.X, self.rows.name)
                 P = self.predicted.value(F)
                 for column, of_column in zip(self.columns, total, strict=True):
                     of_column += np.bincount(self.cells[at], weight * P[:, column], minlength=n_cells + 1)
@@ -117,9 +117,7 @@ class _Fairness(BaseEstimator):
     def __init__(self, positive_label: Any = None) -> None:
         self.positive_label = positive_label
 
-    def bind(
-        self, problem: TrainingProblem, rows: Rows, *, trusted: bool, sensitive_features: Any = None
-    ) -> GroupGap:
+    def bind(self, problem: TrainingProblem, rows: Rows, *, trusted: bool, sensitive_features: Any = None) -> GroupGap:
         """The gap on ``rows``; whether their labels are ``trusted`` makes no difference.
 
         Raises
@@ -129,23 +127,17 @@ class _Fairness(BaseEstimator):
             a group has no rows of a class that the objective looks at; if there are more than two classes and no
             ``positive_label``; or if the objective needs classes and the model is a regressor.
         """
-        name = type(self).__name__
         groups, labels = metrics.encode_groups(sensitive_features, len(rows), _HINT)
         positive = self._positive_code(problem.fitted)
-        cells = np.full(len(rows), len(self._rates) * len(labels))
+        n_cells = len(self._rates) * len(labels)
+        cells = np.full(len(rows), n_cells)
         for r, rate in enumerate(self._rates):
             under = np.ones(len(rows), dtype=bool) if rate == "all" else (rows.y == positive) == (rate == "positive")
             cells[under] = r * len(labels) + groups[under]
-        mass = np.bincount(cells, rows.user_weight, minlength=len(self._rates) * len(labels) + 1)[:-1].astype(float)
+        mass = np.bincount(cells, rows.user_weight, minlength=n_cells + 1)[:-1].astype(float)
         if (mass == 0).any():
             rate_code, group = divmod(int(np.flatnonzero(mass == 0)[0]), len(labels))
-            rate = self._rates[rate_code]
-            of = "rows" if rate == "all" else f"{rate} rows (y {'=' if rate == 'positive' else '!'}= {self._label(problem.fitted)!r})"
-            raise ValueError(
-                f"{name} needs {of} of positive weight in each group, and group {labels[group]!r} has none among the "
-                f"{len(rows)} rows it is taken on. Merge or leave out that group, or give more rows (with "
-                "cross-fitting: fewer folds)."
-            )
+            raise self._empty(self._rates[rate_code], labels[group], problem.fitted, positive)
         columns = list(range(problem.fitted.model.n_outputs))
         if positive is not None:
             columns = [0 if len(columns) == 1 else positive]
@@ -162,10 +154,14 @@ class _Fairness(BaseEstimator):
             type(self)._metric,
         )
 
-    def _label(self, fitted: FittedModel) -> Any:
-        assert fitted.classes is not None
-        code = self._positive_code(fitted)
-        return fitted.classes[code].item()
+    def _empty(self, rate: str, group: Any, fitted: FittedModel, positive: int | None) -> ValueError:
+        which = "rows"
+        if fitted.classes is not None and positive is not None and rate != "all":
+            which = f"rows with y {'==' if rate == 'positive' else '!='} {fitted.classes.tolist()[positive]!r}"
+        return ValueError(
+            f"{type(self).__name__} needs {which} of positive weight in each group, and group {group!r} has none. "
+            "Merge or leave out that group, or give more rows (with cross-fitting: fewer folds)."
+        )
 
     def _positive_code(self, fitted: FittedModel) -> int | None:
         name = type(self).__name__
@@ -187,3 +183,108 @@ class _Fairness(BaseEstimator):
         if self.positive_label not in classes:
             raise ValueError(f"positive_label must be one of the classes {classes}, got {self.positive_label!r}.")
         return classes.index(self.positive_label)
+
+
+class DemographicParity(_Fairness):
+    """The gap between groups of the mean predicted probability of the positive class.
+
+    What is differentiated is the *soft* gap, largest minus smallest group mean of the predicted probability; of several
+    groups the two extreme ones count. The *hard* gap, of the shares predicted positive, is ``hard_value`` of the bound
+    objective, and `skinfluence.metrics.demographic_parity_difference`. For a regressor it is the gap of the groups'
+    mean predictions (the greatest over targets), soft and hard alike.
+
+    Parameters
+    ----------
+    positive_label : object, default=None
+        The class whose probability is compared; None is the greater of two classes (``classes_[1]``). More than two
+        classes need it.
+
+    Notes
+    -----
+    Needs ``sensitive_features``, the group of each row on which the objective is taken. Rows count by their
+    ``sample_weight``, and not by ``class_weight``, so that the gap is that of the population. Labels play no part.
+
+    A row with a negative score widens the gap, and removing it narrows it, until the gap turns around or other groups
+    become the extreme ones: the scores are derivatives of a size. Remove no more rows than their (calibrated) scores
+    add up to the gap, or score again after a part of them (``n_rounds``).
+
+    Source: Dwork et al., "Fairness through Awareness", ITCS 2012; its soft form as the objective of an influence
+    function: Li and Liu, "Achieving Fairness at No Utility Cost via Data Reweighing with Influence", ICML 2022.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.datasets import make_classification
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from skinfluence import influence_scores
+    >>> from skinfluence.objectives import DemographicParity
+    >>> X, y = make_classification(random_state=0)
+    >>> groups = np.where(X[:, 0] > 0, "a", "b")
+    >>> clf = LogisticRegression().fit(X, y)
+    >>> scores = influence_scores(clf, X, y, objective=DemographicParity(), sensitive_features=groups)
+    >>> scores.shape
+    (100,)
+    """
+
+    _rates = ("all",)
+    _metric = staticmethod(metrics.demographic_parity_difference)
+
+
+class EqualOpportunity(_Fairness):
+    """The gap between groups of the mean predicted probability of the positive class, among the rows that are positive.
+
+    The *soft* gap is differentiated; the *hard* one, of the true positive rates, is ``hard_value`` of the bound
+    objective, and `skinfluence.metrics.equal_opportunity_difference`. Classifiers only.
+
+    Parameters
+    ----------
+    positive_label : object, default=None
+        The positive class; None is the greater of two classes (``classes_[1]``). More than two classes need it.
+
+    Notes
+    -----
+    Needs ``sensitive_features``, and positive rows in each group. Rows count by their ``sample_weight``, and not by
+    ``class_weight``. It looks at labels: wrong ones bias it, even where `Utility` takes a loss that bears them.
+
+    Source: Hardt, Price and Srebro, "Equality of Opportunity in Supervised Learning", NeurIPS 2016.
+
+    Examples
+    --------
+    >>> from skinfluence.objectives import EqualOpportunity
+    >>> EqualOpportunity(positive_label="granted")
+    EqualOpportunity(positive_label='granted')
+    """
+
+    _rates = ("positive",)
+    _metric = staticmethod(metrics.equal_opportunity_difference)
+
+
+class EqualizedOdds(_Fairness):
+    """The greater of two gaps between groups of the mean predicted probability: among positive and among negative rows.
+
+    The *soft* gap is differentiated, the greater one alone; the *hard* one, of true and of false positive rates, is
+    ``hard_value`` of the bound objective, and `skinfluence.metrics.equalized_odds_difference`. The greater of the two
+    is fairlearn's default, ``agg="worst_case"``. Classifiers only.
+
+    Parameters
+    ----------
+    positive_label : object, default=None
+        The positive class; None is the greater of two classes (``classes_[1]``). More than two classes need it; all
+        others are negative.
+
+    Notes
+    -----
+    Needs ``sensitive_features``, and positive and negative rows in each group. Rows count by their ``sample_weight``,
+    and not by ``class_weight``. It looks at labels: wrong ones bias it.
+
+    Source: Hardt, Price and Srebro, "Equality of Opportunity in Supervised Learning", NeurIPS 2016.
+
+    Examples
+    --------
+    >>> from skinfluence.objectives import EqualizedOdds
+    >>> EqualizedOdds()
+    EqualizedOdds()
+    """
+
+    _rates = ("positive", "negative")
+    _metric = staticmethod(metrics.equalized_odds_difference)

@@ -39,6 +39,10 @@ class Utility(BaseEstimator):
         models that estimate none (SVMs, the perceptron, ridge classifiers) too. For one-vs-rest models the loss is the
         sum over the binary problems.
 
+    Notes
+    -----
+    Rows count as they do in training: by their ``sample_weight`` and by the estimator's ``class_weight``.
+
     Examples
     --------
     >>> from skinfluence.objectives import Utility
@@ -87,19 +91,18 @@ def _cross_entropy(training: Loss, q: float | None) -> Loss:
     return SoftmaxLoss(q)
 
 
-def _residual_threshold(problem: TrainingProblem, rows: Rows, log_link: bool) -> float:
-    """Huber's threshold for the residuals of the fitted model."""
+def _residual_threshold(problem: TrainingProblem, rows: Rows, log_link: bool) -> np.ndarray:
+    """Huber's threshold for the residuals of the fitted model, one for each target."""
     residuals = np.empty(rows.y.shape)
     for at, X, y, _ in rows.blocks(3 * problem.fitted.model.n_outputs):
         F = problem.fitted.model.outputs(X)
-        require_finite(F, rows.X)
+        require_finite(F, rows.X, rows.name)
         residuals[at] = (np.exp(F) if log_link else F) - y
-    spread = 1.4826 * float(np.median(np.abs(residuals - np.median(residuals, axis=0))))
-    if (
-        spread == 0.0
-    ):  # more than half of the residuals are alike: any small threshold makes Huber's loss the absolute one
-        spread = float(np.abs(residuals).mean())
-    return _HUBER_THRESHOLD * spread if spread > 0.0 else 1.0
+    spread = 1.4826 * np.median(np.abs(residuals - np.median(residuals, axis=0)), axis=0)
+    # Where more than half of the residuals are alike any small threshold will do: Huber's loss is then the absolute
+    # one.
+    spread = np.where(spread > 0, spread, np.abs(residuals).mean(axis=0))
+    return _HUBER_THRESHOLD * np.where(spread > 0, spread, 1.0)
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
+from scipy.sparse.linalg import LinearOperator, minres
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_scalar
@@ -16,19 +18,20 @@ from ..operators import TrainingProblem
 from ._base import Solve, on_free
 
 _WIDEST_GRAM = 2048
+_MOST_RESTARTS = 20
 
 
 class CGInverse(BaseEstimator):
     """Inverse Hessian products by conjugate gradients, without forming the Hessian.
 
-    Where H is singular and g lies in its range, as in the multinomial model, the iteration started at zero converges to
-    the minimum-norm solution. Source: Hestenes and Stiefel, "Methods of Conjugate Gradients for Solving Linear
-    Systems", 1952; for influence, Martens, "Deep learning via Hessian-free optimization", ICML 2010.
+    Where parameters besides the intercepts are not penalised H may be singular; MINRES then gives a least-squares
+    solution. Source: Hestenes and Stiefel, "Methods of Conjugate Gradients for Solving Linear Systems", 1952; for
+    influence, Martens, "Deep learning via Hessian-free optimization", ICML 2010.
 
     Parameters
     ----------
     damping : "auto" or float, default="auto"
-        Added to the diagonal of H. "auto" adds nothing unless the iteration meets a direction of no or negative
+        Added to the diagonal of H. "auto" adds nothing unless the iteration meets a direction of negative
         curvature; it then starts again with ten times as much as that direction asks for.
     tol : float, default=1e-6
         Relative residual at which the iteration stops.
@@ -58,30 +61,24 @@ class CGInverse(BaseEstimator):
         def solve(g: np.ndarray) -> np.ndarray:
             if g.ndim == 2:
                 return np.column_stack([solve(column) for column in g.T])
-            while True:
+            if report["damping"] == 0.0 and _may_be_singular(problem):
+                return _least_squares(product, g, self.tol, self.max_iter, report)
+            for _ in range(_MOST_RESTARTS):
                 u, n_iter, residual, curvature = conjugate_gradients(
                     product, g, approximate_inverse, self.tol, self.max_iter
                 )
                 report["n_iter"], report["residual"] = max(n_iter, report["n_iter"]), max(residual, report["residual"])
-                if curvature is None:
+                if curvature >= 0:
                     break
                 if self.damping != "auto":
                     raise ValueError(
                         f"H + {report['damping']:g} I is not positive definite: a direction of curvature "
-                        f"{curvature:.3g} was met. "
-                        "Use a larger damping, or damping='auto'."
+                        f"{curvature:.3g} was met. Use a larger damping, or damping='auto'."
                     )
-                report["damping"] += 10 * abs(curvature) + np.finfo(float).eps * float(
-                    np.linalg.norm(product(g)) / np.linalg.norm(g)
-                )
+                report["damping"] += 10 * abs(curvature)
+                warn_of_damping(report["damping"])
             if residual > self.tol:
-                warnings.warn(
-                    f"Conjugate gradients stopped after {n_iter} iterations at a relative residual of {residual:.2g} "
-                    f"(tol={self.tol:g}). "
-                    "Increase max_iter or damping, or scale the features.",
-                    ConvergenceWarning,
-                    stacklevel=2,
-                )
+                _warn_unsolved(n_iter, residual, self.tol)
             return u
 
         return on_free(free, solve), report
@@ -93,27 +90,84 @@ def check_damping(damping: float | str) -> float:
         if damping != "auto":
             raise ValueError(f"damping must be 'auto' or a number >= 0, got {damping!r}.")
         return 0.0
-    return float(check_scalar(damping, "damping", Real, min_val=0))
+    value = float(check_scalar(damping, "damping", Real, min_val=0))
+    if not np.isfinite(value):
+        raise ValueError(f"damping must be 'auto' or a finite number >= 0, got {damping!r}.")
+    return value
+
+
+def warn_of_damping(damping: float) -> None:
+    """Say that the Hessian had negative curvature and what was added to it."""
+    warnings.warn(
+        f"The Hessian of the training objective has negative curvature; {damping:.3g} was added to its diagonal.",
+        ConvergenceWarning,
+        stacklevel=3,
+    )
+
+
+def _warn_unsolved(n_iter: int, residual: float, tol: float) -> None:
+    warnings.warn(
+        f"The solver stopped after {n_iter} iterations at a relative residual of {residual:.2g} (tol={tol:g}). "
+        "Increase "
+        "max_iter or damping, or scale the features.",
+        ConvergenceWarning,
+        stacklevel=3,
+    )
+
+
+def _may_be_singular(problem: TrainingProblem) -> bool:
+    """Whether more parameters are left unpenalised than the intercepts."""
+    unpenalised = np.count_nonzero(problem.fitted.penalty.l2[problem.free] == 0)
+    return bool(unpenalised > problem.fitted.model.n_outputs)
+
+
+def _least_squares(product: Solve, g: np.ndarray, tol: float, max_iter: int, report: dict[str, Any]) -> np.ndarray:
+    """Solve a system that may be singular, and g out of its range, by MINRES: conjugate gradients would diverge there.
+
+    Source: Paige and Saunders, "Solution of Sparse Indefinite Systems of Linear Equations", SIAM J. Numer. Anal., 1975.
+    """
+    if not g.any():
+        return np.zeros_like(g)
+    steps: list[int] = []
+    operator = LinearOperator((len(g), len(g)), matvec=product, dtype=np.float64)
+    keyword = "rtol" if "rtol" in inspect.signature(minres).parameters else "tol"  # SciPy 1.11 has the older name
+    u, _ = minres(operator, g, maxiter=max_iter, callback=lambda _: steps.append(1), **{keyword: tol * 1e-2})
+    # What is left of g may lie out of the range of H; what of it lies within is what was not solved for.
+    left = float(np.linalg.norm(product(product(u) - g)) / max(float(np.linalg.norm(product(g))), np.finfo(float).tiny))
+    report.update(solver="minres", n_iter=max(len(steps), report["n_iter"]), residual=max(left, report["residual"]))
+    if left > max(100 * tol, 1e-4):
+        _warn_unsolved(len(steps), left, tol)
+    return u
 
 
 def conjugate_gradients(
     product: Solve, g: np.ndarray, approximate_inverse: Solve, tol: float, max_iter: int
-) -> tuple[np.ndarray, int, float, float | None]:
-    """Solve ``A u = g``; returns u, iterations, relative residual, and the curvature that stopped it (None if none
-    did).
+) -> tuple[np.ndarray, int, float, float]:
+    """Solve ``A u = g`` by preconditioned conjugate gradients.
+
+    Returns u, the iterations, the relative residual, and the least curvature met: where that is negative, or zero to
+    rounding, the iteration stops with what it has.
     """
     u = np.zeros_like(g)
     size = float(np.linalg.norm(g))
     if size == 0.0:
-        return u, 0, 0.0, None
+        return u, 0, 0.0, 0.0
     r = g.copy()
     z = approximate_inverse(r)
     d, rz = z.copy(), float(r @ z)
-    for n_iter in range(1, max_iter + 1):
+    least, most = np.inf, 0.0
+    n_iter = 0
+    for n_iter in range(1, max_iter + 1):  # noqa: B007 - how far it came is returned
         Ad = product(d)
-        dAd, dd = float(d @ Ad), float(d @ d)
-        if dAd <= 0.0:
-            return u, n_iter, float(np.linalg.norm(r)) / size, dAd / dd
+        dAd = float(d @ Ad)
+        curvature = dAd / float(d @ d)
+        most = max(most, abs(curvature))
+        if abs(curvature) <= 1e-14 * most:
+            least = min(least, 0.0)
+            break
+        least = min(least, curvature)
+        if curvature < 0.0:
+            break
         step = rz / dAd
         u += step * d
         r -= step * Ad
@@ -122,7 +176,7 @@ def conjugate_gradients(
         z = approximate_inverse(r)
         rz, previous = float(r @ z), rz
         d = z + (rz / previous) * d
-    return u, n_iter, float(np.linalg.norm(r)) / size, None
+    return u, n_iter, float(np.linalg.norm(r)) / size, least
 
 
 def _kronecker_inverse(problem: TrainingProblem, params: np.ndarray) -> Solve:

@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator
 from ..models.linear import LinearModel
 from ..operators import TrainingProblem
 from ._base import Solve, on_free
-from .cg import CGInverse, check_damping
+from .cg import CGInverse, check_damping, warn_of_damping
 
 # A dense Hessian of K outputs takes K (K + 1) / 2 Gram matrices; beyond these sizes the products that CG needs cost
 # less.
@@ -45,7 +45,10 @@ class ExactInverse(BaseEstimator):
         if not _is_small(problem):
             return CGInverse(damping=self.damping, tol=_CG_TOL, max_iter=10_000).at(problem, params)
         free = problem.free
-        H = problem.dense_hessian(params)[np.ix_(free, free)]
+        H = problem.dense_hessian(params)
+        if not np.isfinite(H).all():
+            raise ValueError("The Hessian is not finite: the values of X are too large. Scale the features.")
+        H = H if free.all() else H[np.ix_(free, free)]
         report: dict[str, Any] = {"solver": "cholesky", "damping": damping, "rank": H.shape[0]}
         solve = _cholesky(H, damping)
         if solve is None:
@@ -65,11 +68,13 @@ def _cholesky(H: np.ndarray, damping: float) -> Solve | None:
     p = H.shape[0]
     if p == 0:
         return np.copy
-    A = H + damping * np.eye(p)
-    factor, failed = sla.lapack.dpotrf(A, lower=True)
+    A = H.copy(order="F")
+    A[np.diag_indices_from(A)] += damping
+    size = np.abs(A).sum(axis=0).max()
+    factor, failed = sla.lapack.dpotrf(A, lower=True, overwrite_a=True)
     if failed:
         return None
-    rcond, _ = sla.lapack.dpocon(factor, np.abs(A).sum(axis=0).max(), uplo="L")
+    rcond, _ = sla.lapack.dpocon(factor, size, uplo="L")
     if rcond < 10 * p * np.finfo(np.float64).eps:
         return None
 
@@ -92,6 +97,7 @@ def _pseudo_inverse(H: np.ndarray, damping: float, *, automatic: bool, report: d
                 "or damping='auto'."
             )
         report["damping"] = 1.1 * abs(float(values[0]))
+        warn_of_damping(report["damping"])
         values = values + report["damping"]
     used = values > cutoff
     report.update(solver="eigh", rank=int(used.sum()))
