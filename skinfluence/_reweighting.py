@@ -13,6 +13,8 @@ from ._crossfit import Table
 from ._curator import Curator
 from ._rows import take_rows
 
+_FURTHEST = 2.0
+
 
 class InfluenceReweighter(Curator):
     """Weight the training rows by their influence: ``softmax(score / temperature)``, with mean 1.
@@ -33,8 +35,9 @@ class InfluenceReweighter(Curator):
         The higher, the more alike the weights.
     scale : {"standard", "raw"}, default="standard"
         "standard" divides the scores by their standard deviation first, so that the temperature means the same whatever
-        the method and the number of rows. "raw" is the paper's: the exponent is the score itself, which on most tables
-        is so small that all weights are almost 1.
+        the method and the number of rows, and takes what is more than 2 of them away from zero as 2: scores have heavy
+        tails, and without it a few rows would take all the weight. "raw" is the paper's: the exponent is the score
+        itself, which on most tables is so small that all weights are almost 1.
     cv : int, splitter or None, default=5
         Folds for cross-fitting, where no validation rows are given. None: one fit, scored in-sample.
     on_fit_transform : {"redraw", "raise"}, default="redraw"
@@ -128,7 +131,10 @@ class InfluenceReweighter(Curator):
 
     def _act(self, table: Table, codes: np.ndarray | None) -> None:
         spread = float(np.std(self.scores_)) if self.scale == "standard" else 1.0
-        exponents = self.scores_ / (self.temperature * spread) if spread > 0 else np.zeros_like(self.scores_)
+        exponents = self.scores_ / spread if spread > 0 else np.zeros_like(self.scores_)
+        if self.scale == "standard":
+            exponents = np.clip(exponents, -_FURTHEST, _FURTHEST)
+        exponents /= self.temperature
         self._factor = softmax(exponents) * len(exponents)
         self.support_ = np.ones(len(exponents), dtype=bool)
         weight = self._factor if table.sample_weight is None else self._factor * table.sample_weight

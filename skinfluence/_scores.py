@@ -116,7 +116,12 @@ def influence_scores(
     rng = check_random_state(random_state)
     if per_validation_row:
         return _validation_matrix(problem, parts, method, rng, n_jobs)
-    by_part = np.column_stack([method.score_rows(problem, part, None, rng, n_jobs)[0] for part in parts])
+    # Each objective of a joint one is scored with the same draws.
+    state = rng.get_state()
+    by_part = np.empty((len(problem.rows), len(parts)))
+    for j, part in enumerate(parts):
+        rng.set_state(state)
+        by_part[:, j], _ = method.score_rows(problem, part, None, rng, n_jobs)
     return combined(objective, require_finite_scores(by_part))
 
 

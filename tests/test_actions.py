@@ -54,7 +54,7 @@ def three():
 def test_weights_are_the_softmax_of_the_scores(noisy, scale, temperature):
     X, y, _ = noisy
     reweighter = InfluenceReweighter(scale=scale, temperature=temperature, random_state=0).fit(X, y)
-    s = reweighter.scores_ / (reweighter.scores_.std() if scale == "standard" else 1)
+    s = np.clip(reweighter.scores_ / reweighter.scores_.std(), -2, 2) if scale == "standard" else reweighter.scores_
     expected = np.exp(s / temperature)
     assert_allclose(reweighter.sample_weight_, expected / expected.mean())
     w = reweighter.sample_weight_

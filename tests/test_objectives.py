@@ -830,7 +830,7 @@ def test_objectives_are_parameters_like_any_other(name):
         assert getattr(clone(objective).set_params(**{key: value}), key) == value
 
 
-@pytest.mark.parametrize("objective", [Utility, squares, 3], ids=repr)
+@pytest.mark.parametrize("objective", [Utility, squares, 3], ids=["class", "function", "number"])
 def test_what_is_no_objective_is_refused(objective):
     with pytest.raises(TypeError, match=r"objective must be one of .* CustomObjective\(function\); got"):
         resolve_objective(objective)

@@ -52,7 +52,9 @@ class ExactInverse(BaseEstimator):
         report: dict[str, Any] = {"solver": "cholesky", "damping": damping, "rank": H.shape[0]}
         solve = _cholesky(H, damping)
         if solve is None:
-            solve = _pseudo_inverse(H, damping, automatic=self.damping == "auto", report=report)
+            # Eigenvalues below the rounding of the products that made H are zero.
+            rounding = H.shape[0] * float(np.finfo(problem.rows.X.dtype).eps)
+            solve = _pseudo_inverse(H, damping, rounding, automatic=self.damping == "auto", report=report)
         return on_free(free, solve), report
 
 
@@ -85,9 +87,11 @@ def _cholesky(H: np.ndarray, damping: float) -> Solve | None:
     return solve
 
 
-def _pseudo_inverse(H: np.ndarray, damping: float, *, automatic: bool, report: dict[str, Any]) -> Solve:
+def _pseudo_inverse(
+    H: np.ndarray, damping: float, rounding: float, *, automatic: bool, report: dict[str, Any]
+) -> Solve:
     values, vectors = np.linalg.eigh(H)
-    cutoff = 10 * H.shape[0] * np.finfo(np.float64).eps * float(np.abs(values).max())
+    cutoff = 10 * rounding * float(np.abs(values).max())
     values = values + damping
     if values[0] < -cutoff:
         if not automatic:
