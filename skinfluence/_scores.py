@@ -116,6 +116,8 @@ def influence_scores(
     rng = check_random_state(random_state)
     if per_validation_row:
         return _validation_matrix(problem, parts, method, rng, n_jobs)
+    if len(parts) == 1:
+        return require_finite_scores(method.score_rows(problem, parts[0], None, rng, n_jobs)[0])
     # Each objective of a joint one is scored with the same draws.
     state = rng.get_state()
     by_part = np.empty((len(problem.rows), len(parts)))
