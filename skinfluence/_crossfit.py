@@ -122,7 +122,18 @@ def _score_one(
             rows = problem.other_rows(part.X, part.y, part.sample_weight)
         for j, bound in enumerate(bounds):
             scores[some, j], report = score(problem, bound, rows, np.random.RandomState(score_seed), n_jobs)
+    if any(hasattr(bound, "hard_value") for bound in bounds):
+        report = report | {"objectives": [_reported(bound, problem) for bound in bounds]}
     return scores[test], fitted, report
+
+
+def _reported(bound: Any, problem: TrainingProblem) -> dict[str, float]:
+    """What was differentiated, at the fitted model, and the metric that it stands for where it is another."""
+    model = problem.fitted.model
+    found = {"value": float(bound.value(model))}
+    if hasattr(bound, "hard_value"):
+        found["hard_value"] = float(bound.hard_value(model))
+    return found
 
 
 def _fit_rows(codes: np.ndarray | None, train: np.ndarray, kept: np.ndarray) -> np.ndarray:

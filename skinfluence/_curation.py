@@ -70,7 +70,10 @@ class InfluenceSelector(Curator):
         The model that gave the scores. Cross-fitted models are discarded: after `fit` it is then one fitted on the rows
         kept, and inside a Pipeline, where the steps that follow are fitted on them, it is left out.
     diagnostics_ : list of dict
-        What the method reports for each model: solver, damping, rank, residual.
+        What the method reports for each model: solver, damping, rank, residual; and, for objectives about fairness or
+        robustness, the value that was differentiated and the hard metric, each at that model.
+    scores_by_objective_ : dict of str to ndarray of shape (n_samples,)
+        For a joint objective, the scores for each of its objectives.
     task_ : {"classification", "regression"}
     classes_ : ndarray of shape (n_classes,)
         Classes, for classification.
