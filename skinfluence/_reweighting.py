@@ -91,7 +91,7 @@ class InfluenceReweighter(Curator):
     >>> pipe = make_pipeline(InfluenceReweighter(random_state=0), LogisticRegression(max_iter=5000)).fit(X, y)
     >>> weight = pipe[0].sample_weight_
     >>> print(f"{weight.mean():.2f} {weight[:20].mean():.2f} {weight[20:].mean():.2f}")
-    1.00 0.12 1.03
+    1.00 0.24 1.03
     """
 
     makes_weights = True

@@ -76,7 +76,7 @@ def test_raw_weights_depend_on_the_unit_and_standard_ones_do_not(noisy):
 def test_wrong_labels_weigh_less(noisy):
     X, y, flipped = noisy
     weight = InfluenceReweighter(method="exact", random_state=0).fit(X, y).sample_weight_
-    assert weight[flipped].mean() < 0.2 * weight[~flipped].mean()
+    assert weight[flipped].mean() < 0.3 * weight[~flipped].mean()
 
 
 def test_weights_multiply_the_users_and_reach_the_final_step(noisy):
