@@ -191,7 +191,7 @@ def test_the_default_is_scaled_so_that_units_do_not_matter(noisy):
 def test_same_seed_same_scores_for_any_jobs(noisy, estimator):
     X, y, _ = noisy
     one, two = (InfluenceSelector(estimator, random_state=4, n_jobs=n).fit(X, y).scores_ for n in (None, 2))
-    assert_array_equal(one, two)
+    assert_allclose(one, two, rtol=1e-8, atol=1e-12)  # workers run fewer BLAS threads, which round otherwise
     other = InfluenceSelector(estimator, random_state=5).fit(X, y).scores_
     assert not np.allclose(one, other)
 
