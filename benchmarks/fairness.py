@@ -135,7 +135,7 @@ def _peer(bound: float) -> Any:
 
 def _has_fairlearn() -> bool:
     try:
-        import fairlearn  # noqa: F401
+        import fairlearn  # noqa: F401 - only whether it is there
     except ModuleNotFoundError:
         return False
     return True

@@ -52,7 +52,7 @@ class _Curated:
     __metadata_request__fit = dict.fromkeys(
         ("sample_weight", "X_val", "y_val", "sensitive_features", "sensitive_features_val"), UNUSED
     )
-    __metadata_request__score = {"sample_weight": UNUSED}  # noqa: RUF012
+    __metadata_request__score = {"sample_weight": UNUSED}  # noqa: RUF012 - read by scikit-learn, by name
 
     def __init__(self, estimator: Any, curator: Any = None) -> None:
         self.estimator = estimator
@@ -239,7 +239,7 @@ class _Curated:
         return router.add(estimator=self.estimator, method_mapping=mapping)
 
     def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()  # type: ignore[misc]
+        tags = super().__sklearn_tags__()  # type: ignore[misc]  # MetaEstimatorMixin has none, BaseEstimator has
         estimator = get_tags(self.estimator)
         curator = get_tags(_default_curator() if self.curator is None else self.curator)
         tags.classifier_tags = deepcopy(estimator.classifier_tags)
