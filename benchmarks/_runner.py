@@ -20,8 +20,11 @@ from joblib import Parallel, delayed, parallel_config
 from threadpoolctl import threadpool_info
 
 RESULTS = Path(__file__).parent / "results"
-NAMES = ("noise", "speed", "defence", "synthetic", "fairness")
-_PACKAGES = ("numpy", "scipy", "scikit-learn", "joblib", "skinfluence", "cleanlab", "pyinfluence", "fairlearn")
+NAMES = ("noise", "speed", "defence", "synthetic", "fairness", "moons", "nets_speed", "text")
+_PACKAGES = (
+    "numpy", "scipy", "scikit-learn", "joblib", "skinfluence", "cleanlab", "pyinfluence", "fairlearn", "torch",
+    "skorch", "captum", "dattri", "kronfluence", "pyDVL", "transformers",
+)  # fmt: skip
 
 
 def benchmark(name: str) -> ModuleType:

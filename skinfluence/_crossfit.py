@@ -13,6 +13,7 @@ from ._fitting import fit_estimator, is_frozen
 from ._held_out import HeldOut
 from ._rows import take_rows
 from ._scores import bind, parts_of, require_finite_scores
+from ._tables import n_samples
 from .models import as_model
 from .models._fitted import Task
 from .operators import TrainingProblem
@@ -28,7 +29,7 @@ class Table:
     sensitive_features: Any = None
 
     def __len__(self) -> int:
-        return int(self.X.shape[0]) if hasattr(self.X, "shape") else len(self.X)
+        return n_samples(self.X)
 
     def take(self, indices: np.ndarray) -> Table:
         parts = (self.X, self.y, self.sample_weight, self.sensitive_features)
@@ -78,14 +79,15 @@ def score_table(
     seeds = np.random.RandomState(seed).randint(np.iinfo(np.int32).max, size=(len(work), 2))
     inner_jobs = n_jobs if folds is None else 1
     parts = Parallel(n_jobs=None if folds is None else n_jobs)(
-        delayed(_score_one)(estimator, table, held_out, train, test, method, objective, s, inner_jobs, each_label)
+        delayed(_score_one)(
+            estimator, table, held_out, train, test, method, objective, s, inner_jobs, each_label, folds is None
+        )
         for (train, test), s in zip(work, seeds, strict=True)
     )
     by_part = np.empty((len(table), *parts[0][0].shape[1:]))
     for (_, test), (scores, _, _) in zip(work, parts, strict=True):
         by_part[test] = scores
-    estimator = parts[0][1] if folds is None else None  # cross-fitted models have done their work
-    return Scored(require_finite_scores(by_part), estimator, [report for _, _, report in parts])
+    return Scored(require_finite_scores(by_part), parts[0][1], [report for _, _, report in parts])
 
 
 def _score_one(
@@ -99,6 +101,7 @@ def _score_one(
     seeds: np.ndarray,
     n_jobs: int | None,
     each_label: bool,
+    keep_model: bool,
 ) -> tuple[np.ndarray, Any, dict[str, Any]]:
     """Scores of the rows ``test`` from a model fitted on the rows ``train``."""
     fit_seed, score_seed = (int(s) for s in seeds)
@@ -124,7 +127,9 @@ def _score_one(
             scores[some, j], report = score(problem, bound, rows, np.random.RandomState(score_seed), n_jobs)
     if any(hasattr(bound, "hard_value") for bound in bounds):
         report = report | {"objectives": [_reported(bound, problem) for bound in bounds]}
-    return scores[test], fitted, report
+    report = report | {"engine": problem.fitted.model.engine}
+    # Cross-fitted models have done their work, and need not travel back from where they were fitted.
+    return scores[test], fitted if keep_model else None, report
 
 
 def _reported(bound: Any, problem: TrainingProblem) -> dict[str, float]:

@@ -72,6 +72,8 @@ class InfluenceSelector(Curator):
     diagnostics_ : list of dict
         What the method reports for each model: solver, damping, rank, residual; and, for objectives about fairness or
         robustness, the value that was differentiated and the hard metric, each at that model.
+    engine_ : str
+        How gradients were taken: "analytic" for linear models, for nets an engine of `skinfluence.nets`.
     scores_by_objective_ : dict of str to ndarray of shape (n_samples,)
         For a joint objective, the scores for each of its objectives.
     task_ : {"classification", "regression"}

@@ -9,20 +9,11 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin, clone
-from sklearn.pipeline import Pipeline
 from sklearn.utils import check_random_state, check_scalar
-from sklearn.utils.validation import (
-    _num_samples,
-    check_array,
-    check_consistent_length,
-    check_is_fitted,
-    check_memory,
-    column_or_1d,
-    validate_data,
-)
+from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted, check_memory, column_or_1d
 
 from ._crossfit import Scored, Table, make_folds, score_table
-from ._fitting import check_labels, default_estimator, find_estimator, find_task, fit_estimator, is_frozen
+from ._fitting import check_labels, default_estimator, find_estimator, find_task, fit_estimator, is_frozen, takes_weight
 from ._held_out import HeldOut
 from ._parameters import NamedParameters
 from ._rates import check_auto, check_rate
@@ -30,6 +21,7 @@ from ._redraw import redraw
 from ._rows import as_rows, take_rows
 from ._sampler import CuratorSampler
 from ._scores import as_held_out, combined, refuse_groups
+from ._tables import check_table, kind_of_table, n_samples
 from ._version import __version__
 from .methods import resolve_method
 from .models._fitted import Task
@@ -126,21 +118,22 @@ class Curator(NamedParameters, OneToOneFeatureMixin, TransformerMixin, BaseEstim
         if y is None:
             raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None.")
         X, y = self._check_rows(estimator, X, y)
-        check_consistent_length(X, y, sample_weight, sensitive_features)
+        check_consistent_length(np.empty(n_samples(X)), y, sample_weight, sensitive_features)
         self.task_ = find_task(estimator, y, task)
         self._check_task(held_out, keeps_rows)
         y, codes = self._check_target(y)
         if estimator is None:
             estimator = default_estimator(self.task_, X)
-        table = Table(X, y, check_weights(sample_weight, X), sensitive_features)
+        table = Table(X, y, check_weights(sample_weight, np.empty((n_samples(X), 1))), sensitive_features)
         scored = self._score(estimator, table, held_out, method, objective, codes)
         self._take_scores(scored, objective, codes)
         self.diagnostics_ = scored.reports
+        self.engine_ = ", ".join(sorted({report["engine"] for report in scored.reports}))
         self._act(table, codes)
         self.sample_indices_ = np.flatnonzero(self.support_)
         if scored.estimator is not None:
             self.estimator_ = scored.estimator
-        elif refit:
+        elif refit and (not self.makes_weights or takes_weight(estimator)):
             self.estimator_ = self._refit(estimator, table)
         return self
 
@@ -153,18 +146,9 @@ class Curator(NamedParameters, OneToOneFeatureMixin, TransformerMixin, BaseEstim
         return fit_estimator(estimator, X, y, weight, self._refit_seed)
 
     def _check_rows(self, estimator: Any, X: Any, y: Any) -> tuple[Any, Any]:
-        """X and y, checked: frames and arrays stay as they are, all else becomes an array or a CSR or CSC matrix."""
-        self._takes_any_table = isinstance(estimator.estimator if is_frozen(estimator) else estimator, Pipeline)
-        if self._takes_any_table:
-            # Its steps may take what is no array of numbers: frames of mixed columns, missing values. It validates for
-            # itself.
-            validate_data(self, X, skip_check_array=True)
-        else:
-            checked, _ = validate_data(self, X, y, accept_sparse=("csr", "csc"), dtype="numeric", multi_output=True)
-            X = X if isinstance(X, np.ndarray) or hasattr(X, "columns") else checked
-        if _num_samples(X) < 2:
-            raise ValueError(f"{type(self).__name__} needs at least 2 samples, got n_samples = {_num_samples(X)}.")
-        return X, as_rows(y)
+        """X and y, checked as the estimator needs them."""
+        self._table_kind = kind_of_table(estimator)
+        return check_table(self, self._table_kind, X, y), as_rows(y)
 
     def _check_params(self, method: Any, estimator: Any) -> None:
         check_scalar(self.n_rounds, "n_rounds", Integral, min_val=1)
@@ -354,11 +338,7 @@ class Curator(NamedParameters, OneToOneFeatureMixin, TransformerMixin, BaseEstim
         X : same type as given
         """
         check_is_fitted(self)
-        if self._takes_any_table:
-            validate_data(self, X, reset=False, skip_check_array=True)
-            return X
-        checked = validate_data(self, X, reset=False, accept_sparse=True, dtype="numeric")
-        return X if hasattr(X, "shape") else checked
+        return check_table(self, self._table_kind, X, None, reset=False)
 
     def get_support(self, indices: bool = False) -> np.ndarray:
         """The rows kept, as a mask over the training rows or as indices.

@@ -15,9 +15,10 @@ from sklearn.utils import column_or_1d
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import has_fit_parameter
 
-from ._seeds import seeded
+from ._seeds import seeded, torch_seed
 from .models import can_model
 from .models._fitted import Task
+from .nets import DifferentiableNet
 
 _MOST_CLASSES = 20
 _MOST_CLASSES_SHARE = 0.1
@@ -110,7 +111,7 @@ def check_scorable(estimator: Any) -> None:
         ).__name__
         raise TypeError(
             f"Influence needs an estimator that it can differentiate, and {kind} is none. Give the curator a linear "
-            "estimator of scikit-learn "
+            "estimator of scikit-learn, an MLP, a skorch net "
             "(or a Pipeline that ends in one), or leave estimator=None for its default; the final model may be of any "
             "kind."
         )
@@ -122,14 +123,19 @@ def is_frozen(estimator: Any) -> bool:
 
 
 def fit_estimator(estimator: Any, X: Any, y: Any, sample_weight: np.ndarray | None, seed: int) -> Any:
-    """A fitted clone; parameters ``random_state=None`` are seeded, and weights reach the last step of a Pipeline."""
+    """A fitted clone; ``random_state=None`` and torch are seeded, and weights reach the last step of a Pipeline."""
     if is_frozen(estimator):
         return estimator
     estimator = seeded(clone(estimator), seed)
+    with torch_seed(seed):
+        return _fit(estimator, X, y, sample_weight)
+
+
+def _fit(estimator: Any, X: Any, y: Any, sample_weight: np.ndarray | None) -> Any:
     if sample_weight is None:
         return estimator.fit(X, y)
     path, final = _last_step(estimator)
-    if not has_fit_parameter(final, "sample_weight"):
+    if not takes_weight(estimator):
         raise TypeError(
             f"sample_weight was given, but {type(final).__name__} takes none in fit. Leave it out, or choose another "
             "estimator."
@@ -137,6 +143,12 @@ def fit_estimator(estimator: Any, X: Any, y: Any, sample_weight: np.ndarray | No
     # The weights are for this estimator as a whole, whatever its parts have requested.
     with config_context(enable_metadata_routing=False):
         return estimator.fit(X, y, **{f"{path}sample_weight": sample_weight})
+
+
+def takes_weight(estimator: Any) -> bool:
+    """Whether the estimator, or the last step of a Pipeline, is fitted with row weights."""
+    final = _last_step(estimator)[1]
+    return bool(has_fit_parameter(final.net if isinstance(final, DifferentiableNet) else final, "sample_weight"))
 
 
 def _last_step(estimator: Any) -> tuple[str, Any]:

@@ -61,6 +61,8 @@ class InfluenceRelabeler(Curator):
     sample_indices_ : ndarray of int of shape (n_samples,)
     estimator_ : estimator
         As in `InfluenceSelector`.
+    engine_ : str
+        As in `InfluenceSelector`.
     diagnostics_ : list of dict
         What the method reports for each model.
     task_ : "classification"

@@ -64,6 +64,8 @@ class InfluenceReweighter(Curator):
         All True: every row is kept.
     sample_indices_ : ndarray of int of shape (n_samples,)
     estimator_ : estimator
+        As in `InfluenceSelector`; left out too where the estimator takes no ``sample_weight``, as skorch's nets.
+    engine_ : str
         As in `InfluenceSelector`.
     diagnostics_ : list of dict
         What the method reports for each model.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,12 @@ def take_rows(values: Any, indices: np.ndarray) -> Any:
     """Take rows of an array, a sparse matrix, a frame, a series or a list."""
     if hasattr(values, "iloc"):
         return values.iloc[indices]
+    if isinstance(values, Mapping):
+        if hasattr(values, "shape"):  # skorch's SliceDict, which slices itself
+            return values[indices]
+        return {name: take_rows(part, indices) for name, part in values.items()}
+    if is_dataset(values):
+        return sys.modules["torch.utils.data"].Subset(values, indices)
     if isinstance(values, (list, tuple)):
         return [values[i] for i in indices]
     if sparse.issparse(values) and values.format not in ("csr", "csc"):
@@ -30,5 +38,13 @@ def count_rows(values: Any) -> int | None:
 
 
 def as_rows(values: Any) -> Any:
-    """Arrays, frames and sparse matrices as they are; anything else, but None, as an array."""
-    return values if values is None or hasattr(values, "shape") else np.asarray(values)
+    """Arrays, frames, sparse matrices, and what nets take, as they are; anything else, but None, as an array."""
+    if values is None or hasattr(values, "shape") or isinstance(values, Mapping) or is_dataset(values):
+        return values
+    return np.asarray(values)
+
+
+def is_dataset(values: Any) -> bool:
+    """Whether it is a torch Dataset, told without importing torch: where there is one, torch is there."""
+    kinds = ((cls.__module__, cls.__name__) for cls in type(values).__mro__)
+    return ("torch.utils.data.dataset", "Dataset") in kinds

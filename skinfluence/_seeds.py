@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -18,3 +21,20 @@ def unseeded(estimator: Any) -> list[str]:
     """The parameters of an estimator, nested ones too, that are a ``random_state`` left at None."""
     params = estimator.get_params(deep=True)
     return sorted(name for name, value in params.items() if name.split("__")[-1] == "random_state" and value is None)
+
+
+@contextmanager
+def torch_seed(seed: int) -> Iterator[None]:
+    """Torch's random numbers drawn from ``seed`` within, and as they were afterwards.
+
+    A net has no ``random_state``: its first weights and its batches come from torch's global numbers. Where torch was
+    never imported there are none.
+    """
+    torch: Any = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield

@@ -13,7 +13,7 @@ are the two that are neither.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from scipy.special import logsumexp, xlogy
@@ -21,8 +21,17 @@ from scipy.special import logsumexp, xlogy
 from .curves import Curve
 
 
+Link = Literal["sigmoid", "softmax", "identity", "exp"]
+"""What makes predictions of raw outputs: probabilities of classes (the sigmoid of each output, or the softmax of all),
+or means.
+"""
+
+
 class Loss(Protocol):
-    """What the rest of the package asks of a loss."""
+    """What the rest of the package asks of a loss. ``link`` is None where it is not known what the outputs mean."""
+
+    @property
+    def link(self) -> Link | None: ...
 
     @property
     def twice_differentiable(self) -> bool: ...
@@ -45,6 +54,10 @@ class MarginLoss:
 
     curve: Curve
     side_weights: tuple[tuple[float, float], ...] | None = None
+
+    @property
+    def link(self) -> Link:
+        return "sigmoid"
 
     @property
     def twice_differentiable(self) -> bool:
@@ -84,6 +97,10 @@ class SoftmaxLoss:
     """
 
     q: float = 0.0
+
+    @property
+    def link(self) -> Link:
+        return "softmax"
 
     @property
     def twice_differentiable(self) -> bool:
@@ -128,6 +145,10 @@ class ResidualLoss:
     log_link: bool = False
 
     @property
+    def link(self) -> Link:
+        return "exp" if self.log_link else "identity"
+
+    @property
     def twice_differentiable(self) -> bool:
         return self.curve.curvature is not None
 
@@ -159,6 +180,10 @@ class DevianceLoss:
 
     power: float
     log_link: bool = True
+
+    @property
+    def link(self) -> Link:
+        return "exp" if self.log_link else "identity"
 
     @property
     def twice_differentiable(self) -> bool:

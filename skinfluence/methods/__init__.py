@@ -6,19 +6,40 @@ from collections.abc import Callable
 from typing import Any
 
 from ._base import GradientMethod, Method
-from ._named import CG, IP, Exact, IPEnsemble, SelfTracIn
+from ._gex import GEX
+from ._inverses import Arnoldi, LiSSA
+from ._layered import EKFAC, DataInf
+from ._named import CG, IP, Exact, IPEnsemble
+from ._neighbours import KNNShapley
 from ._refit import LeaveOneOut
+from ._self import SelfLiSSA, SelfTracIn
+from ._shapley import BetaShapley, DataShapley
+from ._tda import TDA
+from ._tracin import TracIn
+from ._trak import TRAK
 
 __all__ = [
     "CG",
+    "EKFAC",
+    "GEX",
     "IP",
     "METHODS",
+    "TDA",
+    "TRAK",
+    "Arnoldi",
+    "BetaShapley",
+    "DataInf",
+    "DataShapley",
     "Exact",
     "GradientMethod",
     "IPEnsemble",
+    "KNNShapley",
     "LeaveOneOut",
+    "LiSSA",
     "Method",
+    "SelfLiSSA",
     "SelfTracIn",
+    "TracIn",
     "resolve_method",
 ]
 
@@ -27,8 +48,20 @@ METHODS: dict[str, Callable[[], Any]] = {
     "ip_ensemble": IPEnsemble,
     "exact": Exact,
     "cg": CG,
+    "lissa": LiSSA,
+    "arnoldi": Arnoldi,
+    "datainf": DataInf,
+    "ekfac": EKFAC,
+    "tracin": TracIn,
+    "tda": TDA,
+    "gex": GEX,
+    "trak": TRAK,
     "self_tracin": SelfTracIn,
+    "self_lissa": SelfLiSSA,
     "leave_one_out": LeaveOneOut,
+    "data_shapley": DataShapley,
+    "beta_shapley": BetaShapley,
+    "knn_shapley": KNNShapley,
 }
 
 

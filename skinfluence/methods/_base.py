@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import numpy as np
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 from sklearn.utils.parallel import Parallel, delayed
 
+from .._seeds import seeded
 from ..objectives import BoundObjective
 from ..operators import Rows, TrainingProblem
 from ..preconditioners import Identity, Preconditioner, Solve
@@ -68,9 +69,11 @@ class GradientMethod(BaseEstimator):
         """(weight, parameters, P there) of each snapshot, and a report."""
         snapshots, preconditioner = self.parts()
         drawn = snapshots.draw(problem, random_state)
+        seeds = random_state.randint(np.iinfo(np.int32).max, size=len(drawn))
         # Threads: the work is in BLAS, and nothing needs to be copied to it.
         made = Parallel(n_jobs=n_jobs, prefer="threads")(
-            delayed(preconditioner.at)(problem, params) for _, params in drawn
+            delayed(_seeded(preconditioner, int(seed)).at)(problem, params)
+            for (_, params), seed in zip(drawn, seeds, strict=True)
         )
         reports = [report for _, report in made]
         report = reports[0] if len(reports) == 1 else {"members": reports}
@@ -113,3 +116,11 @@ class GradientMethod(BaseEstimator):
             delayed(solve)(g) for (_, _, solve), g in zip(snapshots, gradients, strict=True)
         )
         return [(weight, params, u) for (weight, params, _), u in zip(snapshots, us, strict=True)], report
+
+
+def _seeded(preconditioner: Any, seed: int) -> Preconditioner:
+    """A preconditioner that draws at random, seeded from the scoring's ``random_state`` unless it has a seed."""
+    found: Preconditioner = (
+        seeded(clone(preconditioner), seed) if hasattr(preconditioner, "get_params") else preconditioner
+    )
+    return found

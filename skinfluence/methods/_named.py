@@ -1,14 +1,7 @@
-"""The table of gradient methods: each is a choice of snapshots and preconditioner with its parameters."""
+"""Gradient methods that are a choice of snapshots and preconditioner, and nothing else."""
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
-from sklearn.base import BaseEstimator
-
-from ..objectives import BoundObjective
-from ..operators import Rows, TrainingProblem
 from ..preconditioners import CGInverse, ExactInverse, Identity, Preconditioner
 from ..snapshots import Dropout, Final, Snapshots
 from ._base import GradientMethod
@@ -137,36 +130,3 @@ class CG(GradientMethod):
 
     def parts(self) -> tuple[Snapshots, Preconditioner]:
         return Final(), CGInverse(self.damping, self.tol, self.max_iter)
-
-
-class SelfTracIn(BaseEstimator):
-    """Self-influence without a Hessian, negated: ``-(1/n) ‖grad loss_i‖²``, so that suspicious rows come first.
-
-    Looks at the training rows alone; the objective plays no part. Every score is zero or less: it ranks, it has no
-    sign.
-
-    Notes
-    -----
-    Source: Pruthi et al., "Estimating Training Data Influence by Tracing Gradient Descent", NeurIPS 2020, section 4.1.
-
-    Examples
-    --------
-    >>> from skinfluence.methods import SelfTracIn
-    >>> SelfTracIn()
-    SelfTracIn()
-    """
-
-    calibrated = False
-
-    def score_rows(
-        self,
-        problem: TrainingProblem,
-        objective: BoundObjective,
-        rows: Rows | None,
-        random_state: np.random.RandomState,
-        n_jobs: int | None,
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        rows = problem.rows if rows is None else rows
-        scores = problem.squared_gradient_norms(problem.params, rows)
-        scores *= -1.0 / problem.total_weight
-        return scores if rows.weight is None else scores * rows.weight, {}

@@ -8,10 +8,13 @@ from typing import Any
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
+from ..nets import DifferentiableNet
 from ._families import FAMILIES, family_of
 from ._fitted import FittedModel, Penalty
 from ._protocol import DifferentiableModel
 from .linear import LinearModel
+
+_MLPS = ("MLPClassifier", "MLPRegressor")
 
 __all__ = ["DifferentiableModel", "FittedModel", "LinearModel", "Penalty", "as_model", "can_model"]
 
@@ -47,11 +50,15 @@ def as_model(estimator: Any) -> FittedModel:
     ('classification', (15,))
     """
     transformers, estimator = _split(estimator)
+    if is_net(estimator):
+        fitted = _as_net(estimator)
+        return fitted if transformers is None else replace(fitted, transformers=transformers)
     family = family_of(estimator)
     if family is None:
         raise TypeError(
             f"Influence needs a model that it can differentiate; got {type(estimator).__name__}. Supported are "
-            f"{', '.join(FAMILIES)}, and a Pipeline that ends in one of them."
+            f"{', '.join(FAMILIES)}; MLPClassifier, MLPRegressor, skorch nets and a tuple (torch module, loss), which "
+            "need the extra skinfluence[torch]; and a Pipeline that ends in one of them."
         )
     check_is_fitted(estimator)
     fitted = family(estimator)
@@ -60,7 +67,42 @@ def as_model(estimator: Any) -> FittedModel:
 
 def can_model(estimator: Any) -> bool:
     """Whether `as_model` has a family for the estimator, fitted or not."""
-    return family_of(_split(estimator)[1]) is not None
+    final = _split(estimator)[1]
+    return is_net(final) or family_of(final) is not None
+
+
+def is_net(estimator: Any) -> bool:
+    """Whether it takes torch to differentiate it, fitted or not: told by names, so that torch need not be there."""
+    if isinstance(estimator, DifferentiableNet):
+        return is_net(estimator._fitted_net())
+    if isinstance(estimator, tuple):
+        return len(estimator) == 2 and hasattr(estimator[0], "named_parameters")
+    return any(
+        (cls.__name__ == "NeuralNet" and cls.__module__.startswith("skorch."))
+        or (cls.__name__ in _MLPS and cls.__module__.startswith("sklearn.neural_network."))
+        for cls in type(estimator).__mro__
+    )
+
+
+def _as_net(estimator: Any) -> FittedModel:
+    options: dict[str, Any] = {}
+    if isinstance(estimator, DifferentiableNet):
+        options, estimator = estimator.options(), estimator._fitted_net()
+    if not isinstance(estimator, tuple):
+        check_is_fitted(estimator)
+    try:
+        from . import nets
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise ImportError(
+            f"Influence through {type(estimator).__name__} needs torch: pip install 'skinfluence[torch]'."
+        ) from error
+    checked = nets.NetOptions(**options)
+    if isinstance(estimator, tuple):
+        return nets.from_module(estimator, checked)
+    mlp = any(cls.__name__ in _MLPS for cls in type(estimator).__mro__)
+    return nets.from_mlp(estimator, checked) if mlp else nets.from_skorch(estimator, checked)
 
 
 def _split(estimator: Any) -> tuple[Any, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import scipy.sparse as sp
@@ -18,8 +19,13 @@ def n_rows(X: Any) -> int:
     return int(X.shape[0])
 
 
+def memory_budget() -> int:
+    """``sklearn.get_config()["working_memory"]`` in bytes."""
+    return int(get_config()["working_memory"] * 2**20)
+
+
 def row_slices(X: Any, n_columns_of_work: int = 0, itemsize: int = 8) -> Iterator[slice]:
-    """Consecutive slices that cover the rows of ``X``.
+    """Consecutive slices that cover the rows of ``X``; those of a stream lie in one of its pieces each.
 
     ``n_columns_of_work`` is how many numbers a row the caller keeps beside X while it works on a block; it counts
     against ``sklearn.get_config()["working_memory"]``.
@@ -28,21 +34,33 @@ def row_slices(X: Any, n_columns_of_work: int = 0, itemsize: int = 8) -> Iterato
     if sp.issparse(X) and X.format != "csr":
         step = max(n, 1)  # the rows of a CSC matrix cannot be sliced without searching all of it
     else:
-        budget = int(get_config()["working_memory"] * 2**20)
         row_bytes = _row_bytes(X) + n_columns_of_work * itemsize
-        step = min(max(int(min(_CACHE_BYTES, budget) / max(row_bytes, 1.0)), 1), _MAX_ROWS)
-    for start in range(0, n, step):
-        yield slice(start, min(start + step, n))
+        step = min(max(int(min(_CACHE_BYTES, memory_budget()) / max(row_bytes, 1.0)), 1), _MAX_ROWS)
+    for first, last in pairwise(X.edges if is_stream(X) else (0, n)):
+        for start in range(first, last, step):
+            yield slice(start, min(start + step, last))
+
+
+def is_stream(X: Any) -> bool:
+    """Whether it is a `RowStream` rather than an array or a matrix."""
+    return hasattr(X, "edges") and hasattr(X, "row_bytes")
 
 
 def _row_bytes(X: Any) -> float:
+    if is_stream(X):
+        return float(X.row_bytes)
     if sp.issparse(X):
         return float((X.data.nbytes + X.indices.nbytes) / max(X.shape[0], 1))
     return float(X.shape[1] * X.dtype.itemsize)
 
 
 def take(X: Any, rows: slice) -> Any:
-    """The rows of ``X`` in a slice, without copying them, as SciPy's own slicing of a CSR matrix does."""
+    """The rows of ``X`` in a slice, without copying them, as SciPy's own slicing of a CSR matrix does.
+
+    Those of a stream are read.
+    """
+    if is_stream(X):
+        return X[rows]
     if rows.start == 0 and rows.stop == X.shape[0]:
         return X
     if not sp.issparse(X) or X.format != "csr":

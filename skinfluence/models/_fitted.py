@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -13,8 +13,12 @@ from sklearn.utils.validation import check_array, check_consistent_length, valid
 
 from ..losses import DevianceLoss, Loss, MarginLoss
 from ._protocol import DifferentiableModel
+from ._streams import RowStream, Source, is_unloaded, source_of
 
 Task = Literal["classification", "regression"]
+
+# What comparing labels takes beside them is for so many rows: a byte or two each, which stay in cache.
+_LABELS_AT_ONCE = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,22 @@ class ClassWeight:
     weighted_counts: bool = False
 
 
+class Intake(Protocol):
+    """How a family takes rows and targets, where it is not scikit-learn's way."""
+
+    def rows(self, X: Any) -> Any:
+        """``X`` as the model takes it: with ``shape``, ``dtype`` and slices of rows."""
+
+    def targets(self, y: Any) -> np.ndarray:
+        """``y`` as the loss takes it."""
+
+    def row_weight(self, targets: np.ndarray) -> np.ndarray | None:
+        """What the training loss itself multiplies each row by, ``(n,)`` or None."""
+
+    def verify(self, rows: Any, targets: np.ndarray) -> None:
+        """Raise if the model is not what it was taken for, on a few rows."""
+
+
 @dataclass(frozen=True)
 class FittedModel:
     """What `as_model` returns: everything that scoring needs to know of a fitted estimator.
@@ -76,6 +96,10 @@ class FittedModel:
     class_weight : ClassWeight or None
     transformers : Pipeline or None
         The fitted steps before the estimator; applied, never refitted.
+    curvature : {"gauss_newton", "hessian"}
+        What methods that need the training objective's curvature get; for linear models they are one.
+    intake : Intake or None
+        How rows and targets are taken; None for scikit-learn's own way.
     """
 
     estimator: BaseEstimator
@@ -86,15 +110,45 @@ class FittedModel:
     classes: np.ndarray | None = None
     class_weight: ClassWeight | None = None
     transformers: Any = None
+    curvature: Literal["gauss_newton", "hessian"] = "gauss_newton"
+    intake: Intake | None = field(default=None, repr=False)
+
+    def opened(self, X: Any) -> Any:
+        """``X`` itself, or the source that its rows are streamed from; either has a ``shape`` or a length.
+
+        Raises
+        ------
+        TypeError
+            If ``X`` can be neither taken nor streamed.
+        """
+        if self.intake is None:
+            source: Source | None = source_of(X, transformed=self.transformers is not None)
+            return X if source is None else source
+        if is_unloaded(X):
+            raise TypeError(
+                f"Nets take rows in memory or in a memory map, and X is a {type(X).__name__}. Load it, or score it a "
+                "part at a time: validation rows stay, and each part is given as X."
+            )
+        return X
 
     def prepare(self, X: Any) -> Any:
-        """``X`` as the model takes it: transformed, as a float array or CSR/CSC matrix, its width checked.
+        """``X`` as the model takes it: transformed, as a float array or CSR/CSC matrix, its width checked; or, where
+        it is not in memory, a stream of these.
 
         Finiteness is not checked here: a NaN or an infinity in X reaches the raw outputs, and is looked for where those
         are made.
         """
+        X = self.opened(X)
+        if self.intake is None and hasattr(X, "piece"):
+            return RowStream(X, self.prepare_block)
+        return self.prepare_block(X)
+
+    def prepare_block(self, X: Any) -> Any:
+        """`prepare` of rows in memory."""
         if self.transformers is not None:
             X = self.transformers.transform(X)
+        if self.intake is not None:
+            return self.intake.rows(X)
         return validate_data(
             self.estimator,
             X,
@@ -106,15 +160,9 @@ class FittedModel:
 
     def encode(self, y: Any) -> np.ndarray:
         """Targets as the loss takes them: class codes ``(n,)``, or floats ``(n, K)``."""
-        if self.classes is None:
-            y = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
-            y = y.reshape(-1, 1) if y.ndim == 1 else y
-            if y.shape[1] != self.model.n_outputs:
-                raise ValueError(f"y must have {self.model.n_outputs} target(s), as in fit; got {y.shape[1]}.")
-            if isinstance(self.loss, DevianceLoss):
-                self.loss.check_targets(y)
-            return y
-        return encode_labels(column_or_1d(y), self.classes)
+        if self.intake is not None:
+            return self.intake.targets(y)
+        return encode_targets(y, self.classes, self.model.n_outputs, self.loss)
 
     def resolve_class_weight(
         self, codes: np.ndarray, sample_weight: np.ndarray | None
@@ -140,6 +188,19 @@ class FittedModel:
         return replace(self.loss, side_weights=_as_pairs(np.column_stack([weight, np.ones_like(weight)]))), None
 
 
+def encode_targets(y: Any, classes: np.ndarray | None, n_outputs: int, loss: Loss) -> np.ndarray:
+    """Class codes ``(n,)``, or floats ``(n, K)`` checked for what the loss is defined for."""
+    if classes is not None:
+        return encode_labels(column_or_1d(y), classes)
+    y = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
+    y = y.reshape(-1, 1) if y.ndim == 1 else y
+    if y.shape[1] != n_outputs:
+        raise ValueError(f"y must have {n_outputs} target(s), as in fit; got {y.shape[1]}.")
+    if isinstance(loss, DevianceLoss):
+        loss.check_targets(y)
+    return y
+
+
 def _as_pairs(table: np.ndarray) -> tuple[tuple[float, float], ...]:
     return tuple((float(a), float(b)) for a, b in table)
 
@@ -148,20 +209,31 @@ def encode_labels(y: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """Integer codes of ``y`` in the sorted ``classes``; labels that are not there raise."""
     check_consistent_length(y)
     comparable = (y.dtype.kind in "OUST") == (classes.dtype.kind in "OUST")
-    codes = np.zeros(y.shape[0], dtype=np.min_scalar_type(-len(classes)))  # small: there may be many rows
-    known = np.zeros(y.shape[0], dtype=bool)
-    if comparable and len(classes) <= 16:
+    codes = np.empty(y.shape[0], dtype=np.min_scalar_type(-len(classes)))  # small: there may be many rows
+    strange: list[Any] = []
+    for start in range(0, y.shape[0], _LABELS_AT_ONCE):
+        at = slice(start, start + _LABELS_AT_ONCE)
+        known = _encode_block(y[at], classes, codes[at]) if comparable else np.zeros(len(y[at]), dtype=bool)
+        if not known.all():
+            strange += dict.fromkeys(y[at][~known].tolist())
+    if strange:
+        raise ValueError(
+            f"y holds labels that the estimator was not fitted with: {list(dict.fromkeys(strange))[:5]}. Its classes "
+            f"are {classes.tolist()}."
+        )
+    return codes
+
+
+def _encode_block(y: np.ndarray, classes: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Write the codes of labels into ``codes``; which of the labels are there ``(n,)``."""
+    if len(classes) <= 16:
         # A comparison for each class is much faster than a binary search for each row.
+        known = np.zeros(y.shape[0], dtype=bool)
+        codes[:] = 0
         for code, label in enumerate(classes):
             same = np.asarray(y == label)
             known |= same
             codes += same.astype(codes.dtype) * codes.dtype.type(code)
-    elif comparable:
-        codes = np.minimum(np.searchsorted(classes, y), len(classes) - 1).astype(codes.dtype)
-        known = np.asarray(classes[codes] == y)
-    if not known.all():
-        strange = list(dict.fromkeys(y[~known].tolist()))[:5]
-        raise ValueError(
-            f"y holds labels that the estimator was not fitted with: {strange}. Its classes are {classes.tolist()}."
-        )
-    return codes
+        return known
+    codes[:] = np.minimum(np.searchsorted(classes, y), len(classes) - 1)
+    return np.asarray(classes[codes] == y)

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+
+from ._layers import LayerRows
+
+Cotangents = Callable[[np.ndarray, slice, int], np.ndarray]
+"""``(F, rows, member) -> (n, K)``: derivatives in the raw outputs ``F`` of the rows in a slice, at one of several
+parameter vectors.
+"""
 
 
 class DifferentiableModel(Protocol):
@@ -21,6 +28,10 @@ class DifferentiableModel(Protocol):
 
     @property
     def n_outputs(self) -> int: ...
+
+    @property
+    def engine(self) -> str:
+        """How derivatives are taken, for reports."""
 
     @property
     def blocks(self) -> dict[str, slice]:
@@ -45,11 +56,20 @@ class DifferentiableModel(Protocol):
         over ``X``.
         """
 
-    def vjps(self, X: Any, params: Sequence[np.ndarray], cotangents: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """`vjp` at each of ``params``, in one pass over ``X``."""
+    def pull_back(self, X: Any, params: Sequence[np.ndarray], cotangents: Cotangents) -> list[np.ndarray]:
+        """`vjp` at each of ``params`` of cotangents made from the outputs there, in one pass over ``X``."""
 
-    def squared_row_norms(self, X: Any, cotangents: np.ndarray, free: np.ndarray) -> np.ndarray:
-        """Squared norms ``(n,)`` of ``sum_k cotangents[i, k] dF_ik / dparams`` over the parameters marked ``free``."""
+    def squared_row_norms(self, X: Any, cotangents: Cotangents, free: np.ndarray) -> np.ndarray:
+        """Squared norms ``(n,)`` of ``sum_k D_ik dF_ik / dparams`` over the parameters marked ``free``, with D from
+        ``cotangents``.
+        """
+
+    @property
+    def widest_layer(self) -> int:
+        """Numbers a row takes where its gradient is handled layer by layer, beside what the model cuts itself."""
+
+    def layers(self, X: Any, cotangents: Cotangents, free: np.ndarray) -> Iterator[tuple[slice, list[LayerRows]]]:
+        """The gradients of ``sum_k D_ik F_ik`` of blocks of rows, layer by layer, in the parameters marked ``free``."""
 
     def input_gradient(self, X: Any, cotangents: np.ndarray) -> np.ndarray:
         """``sum_k cotangents[i, k] dF_ik / dx_i`` for each row, a dense ``(n, d)`` whatever ``X`` is."""

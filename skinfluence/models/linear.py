@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
+
+from ._layers import Layer, LayerRows
+from ._linear_rows import LinearRows
+from ._protocol import Cotangents
 
 _WIDE = 128
 
@@ -44,6 +48,10 @@ class LinearModel:
     @property
     def params(self) -> np.ndarray:
         return self._params
+
+    @property
+    def engine(self) -> str:
+        return "analytic"
 
     @property
     def width(self) -> int:
@@ -90,20 +98,36 @@ class LinearModel:
         parts = [stacked[:, k * K : (k + 1) * K] for k in range(M + len(directions))]
         return parts[:M], parts[M:]
 
-    def vjps(self, X: Any, params: Sequence[np.ndarray], cotangents: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def pull_back(self, X: Any, params: Sequence[np.ndarray], cotangents: Cotangents) -> list[np.ndarray]:
+        Fs, _ = self.outputs_and_jvps(X, params, [])
+        Ds = [cotangents(F, slice(0, X.shape[0]), m) for m, F in enumerate(Fs)]
         # The derivative of a linear model does not depend on its parameters.
-        stacked = self.vjp(X, np.concatenate([c.T for c in cotangents]).T)
-        return list(stacked.reshape(len(cotangents), -1))
+        stacked = self.vjp(X, Ds[0] if len(Ds) == 1 else np.concatenate([D.T for D in Ds]).T)
+        return list(stacked.reshape(len(Ds), -1))
 
-    def squared_row_norms(self, X: Any, cotangents: np.ndarray, free: np.ndarray) -> np.ndarray:
+    def squared_row_norms(self, X: Any, cotangents: Cotangents, free: np.ndarray) -> np.ndarray:
+        D = cotangents(self.outputs(X), slice(0, X.shape[0]), 0)
         mask = self.table(free)
         if mask.all():
             per_row = _squared_rows(X)
             per_row += self.fit_intercept
-            return np.multiply(per_row, _squared_rows(cotangents), out=per_row)
+            return np.multiply(per_row, _squared_rows(D), out=per_row)
         squares = X.multiply(X).tocsr() if sp.issparse(X) else X * X
         norms = self._outputs_at(squares, mask.astype(X.dtype))
-        return np.einsum("ik,ik,ik->i", norms, cotangents, cotangents)
+        return np.einsum("ik,ik,ik->i", norms, D, D)
+
+    @property
+    def widest_layer(self) -> int:
+        """Numbers a row takes where its gradient is handled layer by layer."""
+        return self.width
+
+    def layers(self, X: Any, cotangents: Cotangents, free: np.ndarray) -> Iterator[tuple[slice, list[LayerRows]]]:
+        """The rows' gradients as those of one layer; see `skinfluence.models._layers`."""
+        rows = slice(0, X.shape[0])
+        D = cotangents(self.outputs(X), rows, 0)
+        norms = self.squared_row_norms(X, lambda F, at, member: D, free)
+        layer = Layer("linear", ((slice(0, self._params.shape[0]), (self.n_outputs, self.width)),))
+        yield rows, [LinearRows(layer, X, D, self.fit_intercept, norms, self.table(free))]
 
     def input_gradient(self, X: Any, cotangents: np.ndarray) -> np.ndarray:
         coef = self.table(self._params)[:, : self.n_features].astype(X.dtype)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from scipy.special import expit, softmax
 
-from ..losses import DevianceLoss, Loss, MarginLoss
+from ..losses import Link, Loss
 from ..models import DifferentiableModel
 from ..operators import Rows, TrainingProblem, pull_back, require_finite
 
@@ -76,13 +76,16 @@ class Predicted:
     that estimate none too; as in `Utility`.
     """
 
-    link: Literal["sigmoid", "softmax", "identity", "exp"]
+    link: Link
 
     @classmethod
     def of(cls, problem: TrainingProblem) -> Predicted:
-        if problem.fitted.task == "classification":
-            return cls("sigmoid" if isinstance(problem.loss, MarginLoss) else "softmax")
-        return cls("exp" if isinstance(problem.loss, DevianceLoss) and problem.loss.log_link else "identity")
+        if problem.loss.link is None:
+            raise TypeError(
+                f"This objective is about predictions, and from the loss of {type(problem.fitted.estimator).__name__} "
+                "it is not known what its raw outputs predict. Use objective='utility', with validation rows."
+            )
+        return cls(problem.loss.link)
 
     def value(self, F: np.ndarray) -> np.ndarray:
         """Predictions ``(n, K)`` of raw outputs ``(n, K)``."""

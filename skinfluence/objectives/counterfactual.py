@@ -56,8 +56,8 @@ class TwinGap:
                 require_finite(F_twin, self.X_twin, "pairs[1]")
                 D = 2 * (self.predicted.value(F) - self.predicted.value(F_twin)) / n_rows(self.X)
                 pulled.append((self.predicted.vjp(F, D), self.predicted.vjp(F_twin, -D)))
-            own = model.vjps(X, params, [D for D, _ in pulled])
-            twin = model.vjps(X_twin, params, [D for _, D in pulled])
+            own = model.pull_back(X, params, lambda F, at, m, pulled=pulled: pulled[m][0][at])
+            twin = model.pull_back(X_twin, params, lambda F, at, m, pulled=pulled: pulled[m][1][at])
             for total, part, part_twin in zip(totals, own, twin, strict=True):
                 total += part + part_twin
         return totals

@@ -33,7 +33,7 @@ class MovedRows(Rows):
 
     def blocks(self, n_columns_of_work: int) -> Iterator[tuple[slice, Any, np.ndarray, np.ndarray | None]]:
         # Beside what the caller needs: the moved block, the rows made dense, and directions of their size.
-        for at in row_slices(self.X, n_columns_of_work + 4 * self.X.shape[1], self.X.dtype.itemsize):
+        for at in row_slices(self.X, n_columns_of_work + 4 * _width(self.X), self.X.dtype.itemsize):
             moved = move(self.model, take(self.X, at), self.gamma, self.name)
             yield at, moved, self.y[at], None if self.weight is None else self.weight[at]
 
@@ -175,7 +175,7 @@ def adversarial_rows(estimator: Any, X: Any, gamma: float = 1.3) -> np.ndarray:
     gamma = _check_gamma(gamma)
     X = _sliceable(fitted.prepare(X))
     moved = np.empty(X.shape, dtype=X.dtype)
-    for at in row_slices(X, 4 * X.shape[1], X.dtype.itemsize):
+    for at in row_slices(X, 4 * _width(X), X.dtype.itemsize):
         moved[at] = move(fitted.model, take(X, at), gamma)
     return moved
 
@@ -191,14 +191,15 @@ def move(model: DifferentiableModel, X: Any, gamma: float, name: str = "X") -> n
         way, gap, squared = _nearest_boundary(model, X, F)
     step = np.divide(gamma * gap, squared, out=np.zeros_like(gap), where=squared > 0)
     way *= -step[:, None]
-    way += X.toarray() if sp.issparse(X) else X
-    return way
+    moved = way.reshape(X.shape)
+    moved += X.toarray() if sp.issparse(X) else X
+    return moved
 
 
 def _nearest_boundary(model: DifferentiableModel, X: Any, F: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of ``F_own - F_k``, for the class k whose boundary is nearest: gradient in x ``(n, d)``, value, squared norm."""
     rows, own = np.arange(F.shape[0]), F.argmax(axis=1)
-    way = np.zeros(X.shape, dtype=F.dtype)
+    way = np.zeros((X.shape[0], _width(X)), dtype=F.dtype)
     gap, squared = np.zeros_like(F[:, 0]), np.zeros_like(F[:, 0])
     nearest = np.full(F.shape[0], np.inf)
     for k in range(F.shape[1]):
@@ -231,6 +232,17 @@ def _check_gamma(gamma: Any) -> float:
     return value
 
 
+def _width(X: Any) -> int:
+    """Numbers in a row, of an image too."""
+    return int(np.prod(X.shape[1:]))
+
+
 def _sliceable(X: Any) -> Any:
-    """CSC matrices as CSR, so that rows can be taken block by block."""
+    """CSC matrices as CSR, so that rows can be taken block by block; the array that a net's rows are of."""
+    X = X.data if hasattr(X, "batch") else X
+    if not sp.issparse(X) and not isinstance(X, np.ndarray):
+        raise TypeError(
+            f"Adversarial rows are moved in the columns of one array; the rows of this net are a {type(X).__name__}. "
+            "Use another objective, such as 'utility'."
+        )
     return X.tocsr() if sp.issparse(X) and X.format != "csr" else X

@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 
 from .. import curves
-from ..losses import DevianceLoss, Loss, MarginLoss, ResidualLoss, SoftmaxLoss
+from ..losses import Loss, MarginLoss, ResidualLoss, SoftmaxLoss
 from ..operators import Rows, TrainingProblem, require_finite
 from ._base import MeanLoss
 
@@ -23,9 +23,10 @@ class Utility(BaseEstimator):
 
     Parameters
     ----------
-    loss : {"auto", "log_loss", "mae", "gce", "squared_error", "huber"} or callable, default="auto"
+    loss : {"auto", "training", "log_loss", "mae", "gce", "squared_error", "huber"} or callable, default="auto"
         - "auto": the model's own training loss if the validation rows were given by the user, whose labels are trusted;
           otherwise, since the labels may be wrong, "mae" for classifiers and "huber" for regressors.
+        - "training": the model's own training loss, whoever gave the rows.
         - "log_loss": cross-entropy of the class probabilities (classifiers).
         - "mae": ``1 - p_y`` (classifiers): a mislabelled validation row has a bounded pull. Source: Ghosh et al., AAAI
           2017.
@@ -66,29 +67,43 @@ class Utility(BaseEstimator):
         choices = {"log_loss": 0.0, "mae": 1.0, "gce": _GCE_Q} if classifier else {"squared_error": None, "huber": None}
         name = self.loss
         if name == "auto":
-            if trusted:
-                return problem.loss
-            name = "mae" if classifier else "huber"
+            name = "training" if trusted else "mae" if classifier else "huber"
+        if name == "training":
+            return problem.loss
         if name not in choices:
             raise ValueError(
-                "Utility(loss=...) must be 'auto', a callable or, for a "
+                "Utility(loss=...) must be 'auto', 'training', a callable or, for a "
                 f"{'classifier' if classifier else 'regressor'}, one of "
                 f"{list(choices)}; got {self.loss!r}."
             )
         if classifier:
-            return _cross_entropy(problem.loss, choices[name])
-        log_link = isinstance(problem.loss, DevianceLoss) and problem.loss.log_link
+            return _cross_entropy(problem, choices[name])
+        if problem.loss.link is None:
+            raise _unknown_outputs(problem)
+        log_link = problem.loss.link == "exp"
         if name == "squared_error":
             return ResidualLoss(curves.squared_curve(), log_link)
         return ResidualLoss(curves.huber_curve(_residual_threshold(problem, rows, log_link)), log_link)
 
 
-def _cross_entropy(training: Loss, q: float | None) -> Loss:
+def _cross_entropy(problem: TrainingProblem, q: float | None) -> Loss:
     assert q is not None
+    training = problem.loss
     if isinstance(training, MarginLoss):
         return replace(training, curve=curves.cross_entropy_curve(q))
-    assert isinstance(training, SoftmaxLoss)
-    return SoftmaxLoss(q)
+    if training.link == "sigmoid":
+        return MarginLoss(curves.cross_entropy_curve(q))
+    if training.link == "softmax":
+        return SoftmaxLoss(q)
+    raise _unknown_outputs(problem)
+
+
+def _unknown_outputs(problem: TrainingProblem) -> TypeError:
+    return TypeError(
+        f"From the loss of {type(problem.fitted.estimator).__name__} it is not known what its raw outputs predict, so "
+        "that no other loss can be put in its place. Use Utility(loss='training'), which trusts the labels, or give a "
+        "callable."
+    )
 
 
 def _residual_threshold(problem: TrainingProblem, rows: Rows, log_link: bool) -> np.ndarray:
@@ -110,6 +125,10 @@ class UserLoss:
     """A user's callable as a loss of the objective."""
 
     function: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+    @property
+    def link(self) -> None:
+        return None
 
     @property
     def twice_differentiable(self) -> bool:

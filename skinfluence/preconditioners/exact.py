@@ -11,14 +11,15 @@ import scipy.linalg as sla
 from sklearn.base import BaseEstimator
 
 from ..models.linear import LinearModel
-from ..operators import TrainingProblem
+from ..operators import TrainingProblem, warn_unless_minimum
 from ._base import Solve, on_free
-from .cg import CGInverse, check_damping, warn_of_damping
+from .cg import NET_DAMPING, CGInverse, check_damping, warn_of_damping
 
 # A dense Hessian of K outputs takes K (K + 1) / 2 Gram matrices; beyond these sizes the products that CG needs cost
 # less.
 _MOST_PARAMS = 4096
 _MOST_GRAM_COLUMNS = 1200
+_MOST_HESSIAN_PARAMS = 512  # a net's own Hessian is made by a product for each column
 _CG_TOL = 1e-6
 
 
@@ -33,7 +34,8 @@ class ExactInverse(BaseEstimator):
     ----------
     damping : "auto" or float, default="auto"
         Added to the diagonal of H. "auto" adds nothing to a Hessian without negative curvature, and otherwise 1.1 times
-        the most negative eigenvalue's size. What was used is reported.
+        the most negative eigenvalue's size; to that of a net it adds a tenth of the mean eigenvalue first. What was
+        used is reported.
     """
 
     def __init__(self, damping: float | str = "auto") -> None:
@@ -44,11 +46,14 @@ class ExactInverse(BaseEstimator):
         damping = check_damping(self.damping)
         if not _is_small(problem):
             return CGInverse(damping=self.damping, tol=_CG_TOL, max_iter=10_000).at(problem, params)
+        warn_unless_minimum(problem, params)
         free = problem.free
         H = problem.dense_hessian(params)
         if not np.isfinite(H).all():
             raise ValueError("The Hessian is not finite: the values of X are too large. Scale the features.")
         H = H if free.all() else H[np.ix_(free, free)]
+        if self.damping == "auto" and not isinstance(problem.fitted.model, LinearModel):
+            damping = NET_DAMPING * abs(float(np.trace(H))) / H.shape[0]
         report: dict[str, Any] = {"solver": "cholesky", "damping": damping, "rank": H.shape[0]}
         solve = _cholesky(H, damping)
         if solve is None:
@@ -61,7 +66,8 @@ class ExactInverse(BaseEstimator):
 def _is_small(problem: TrainingProblem) -> bool:
     model = problem.fitted.model
     if not isinstance(model, LinearModel):
-        return problem.n_params <= _MOST_PARAMS
+        most = _MOST_PARAMS if problem.fitted.curvature == "gauss_newton" else _MOST_HESSIAN_PARAMS
+        return problem.n_params <= most
     return problem.n_params <= _MOST_PARAMS and model.width * (model.n_outputs + 1) / 2 <= _MOST_GRAM_COLUMNS
 
 

@@ -12,56 +12,22 @@ made of:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 from scipy.sparse.linalg import LinearOperator
-from sklearn.utils import assert_all_finite
-from sklearn.utils.validation import _check_sample_weight, check_consistent_length
+from sklearn.utils.validation import check_consistent_length
 
-from .models import FittedModel
-from .models._blocks import n_rows, row_slices, take
-from .models.linear import LinearModel
+from ..models import FittedModel
+from ..models._blocks import n_rows, take
+from ..models._layers import LayerRows
+from ._dense import dense_hessian
+from ._rows import Rows, check_weights, require_finite
 
 _KEPT_OUTPUTS_BYTES = 1 << 23
 
 Directions = Sequence[tuple[float, np.ndarray, np.ndarray]]
 """(weight, parameters, direction) of each snapshot."""
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Rows as the model takes them: ``X``, encoded targets, and weights ``(n,)`` or None.
-
-    ``weight`` is what counts in the training objective, ``class_weight`` included; ``user_weight`` is the
-    ``sample_weight`` given.
-    """
-
-    X: Any
-    y: np.ndarray
-    weight: np.ndarray | None = None
-    user_weight: np.ndarray | None = None
-    name: str = "X"
-
-    def __len__(self) -> int:
-        return n_rows(self.X)
-
-    def blocks(self, n_columns_of_work: int) -> Iterator[tuple[slice, Any, np.ndarray, np.ndarray | None]]:
-        """Slices of the rows with their X, targets and weights."""
-        for at in row_slices(self.X, n_columns_of_work, self.X.dtype.itemsize):
-            yield at, take(self.X, at), self.y[at], None if self.weight is None else self.weight[at]
-
-
-def check_weights(sample_weight: Any, X: Any) -> np.ndarray | None:
-    """Row weights as float64 ``(n,)``, or None; negative, non-finite and all-zero weights raise."""
-    if sample_weight is None:
-        return None
-    weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-    if not weight.any():
-        raise ValueError("sample_weight must have at least one positive entry, got zeros alone.")
-    return weight
 
 
 class TrainingProblem:
@@ -89,10 +55,11 @@ class TrainingProblem:
     """
 
     def __init__(self, fitted: FittedModel, X: Any, y: Any, sample_weight: Any = None) -> None:
-        check_consistent_length(X, y)
+        if fitted.intake is None:
+            check_consistent_length(X, y)
         self.fitted = fitted
+        inputs = fitted.prepare(X)  # first: a net learns from it what it puts out
         targets = fitted.encode(y)
-        inputs = fitted.prepare(X)
         weight = check_weights(sample_weight, inputs)
         self._check_targets(targets)
         self.loss, self._class_weight = fitted.resolve_class_weight(targets, weight)
@@ -100,6 +67,8 @@ class TrainingProblem:
         self.total_weight = float(len(self.rows)) if self.rows.weight is None else float(self.rows.weight.sum())
         self.free = fitted.penalty.free
         self.penalty_scale = fitted.penalty.scale(len(self.rows), self.total_weight)
+        if fitted.intake is not None:
+            fitted.intake.verify(inputs, targets)
 
     def _check_targets(self, targets: np.ndarray) -> None:
         if self.fitted.classes is None:
@@ -115,15 +84,23 @@ class TrainingProblem:
         if self._class_weight is not None:
             by_class = self._class_weight[targets]
             weight = by_class if weight is None else by_class * weight
+        if self.fitted.intake is not None:
+            own = self.fitted.intake.row_weight(targets)
+            weight = own if weight is None else weight if own is None else own * weight
         # Regression targets in the dtype of X, so that float32 tables are worked on in float32.
-        y = targets if targets.dtype.kind == "i" else targets.astype(X.dtype, copy=False)
+        y = targets.astype(X.dtype, copy=False) if targets.dtype.kind == "f" else targets
         return Rows(X, y, weight, user_weight, name)
 
     def other_rows(self, X: Any, y: Any, sample_weight: Any = None, name: str = "X") -> Rows:
         """Rows that the model was not fitted on, weighted as they would be in training."""
-        check_consistent_length(X, y)
-        targets = self.fitted.encode(y)
+        if self.fitted.intake is None:
+            check_consistent_length(X, y)
         inputs = self.fitted.prepare(X)
+        targets = self.fitted.encode(y)
+        if len(targets) != n_rows(inputs):
+            raise ValueError(
+                f"Found input variables with inconsistent numbers of samples: {[n_rows(inputs), len(targets)]}"
+            )
         return self._rows(inputs, targets, check_weights(sample_weight, inputs), name)
 
     @property
@@ -136,10 +113,11 @@ class TrainingProblem:
 
     # --- the objective and its derivatives ----------------------------------------------------------------------------
 
-    def row_values(self, params: np.ndarray) -> np.ndarray:
-        """The unweighted loss of each training row, ``(n,)``."""
-        values = np.empty(len(self.rows))
-        for at, F, y, _ in self.outputs_by_block(self.rows, params):
+    def row_values(self, params: np.ndarray, rows: Rows | None = None) -> np.ndarray:
+        """The unweighted loss of each of ``rows`` (the training rows unless given), ``(n,)``."""
+        rows = self.rows if rows is None else rows
+        values = np.empty(len(rows))
+        for at, F, y, _ in self.outputs_by_block(rows, params):
             values[at] = self.loss.value(F, y)
         return values
 
@@ -148,17 +126,20 @@ class TrainingProblem:
         mean = np.average(self.row_values(params), weights=self.rows.weight)
         return float(mean) + self.penalty_scale * self.fitted.penalty.value(params)
 
-    def gradient(self, params: np.ndarray) -> np.ndarray:
-        """``dL/dparams``, ``(p,)``."""
-        (total,) = pull_back(
-            self.fitted,
-            self.rows,
-            [params],
-            lambda F, at, m: self._weighted(self.loss.gradient(F, self.rows.y[at]), at),
-        )
-        return total / self.total_weight + self.penalty_scale * self.fitted.penalty.gradient(params)
+    def gradient(self, params: np.ndarray, rows: Rows | None = None) -> np.ndarray:
+        """``dL/dparams``, ``(p,)``, or that of the mean over ``rows`` (a mini-batch) with the same penalty."""
+        some = self.rows if rows is None else rows
+        total_weight = float(len(some)) if some.weight is None else float(some.weight.sum())
 
-    def _weighted(self, terms: np.ndarray, at: slice) -> np.ndarray:
+        def cotangents(F: np.ndarray, at: slice, member: int) -> np.ndarray:
+            D = self.loss.gradient(F, some.y[at])
+            return D if some.weight is None else D * some.weight[at, None].astype(D.dtype)
+
+        (total,) = pull_back(self.fitted, some, [params], cotangents)
+        return total / total_weight + self.penalty_scale * self.fitted.penalty.gradient(params)
+
+    def weighted(self, terms: np.ndarray, at: slice) -> np.ndarray:
+        """Terms ``(m, K)`` of the training rows in a slice, times their weights."""
         weight = self.rows.weight
         return terms if weight is None else terms * weight[at, None].astype(terms.dtype)
 
@@ -178,7 +159,8 @@ class TrainingProblem:
             raise TypeError(
                 f"method={method!r} needs the second derivative of the training loss, and the loss of this {name} has "
                 "none (it is "
-                "piecewise linear). Methods that work: 'ip', 'ip_ensemble', 'self_tracin', 'leave_one_out'."
+                "piecewise linear). Methods that work: 'ip', 'ip_ensemble', 'self_tracin', 'leave_one_out', "
+                "'tracin', 'gex', 'trak', 'datainf'."
             )
 
     def hessian(self, params: np.ndarray) -> LinearOperator:
@@ -190,7 +172,7 @@ class TrainingProblem:
             If the loss has no second derivative.
         """
         self.require_hessian("hessian")
-        model = self.fitted.model
+        model = self.fitted.model.at(params)
         l2 = self.penalty_scale * self.fitted.penalty.l2
         # The outputs do not change from one product to the next; they are kept where they are small beside X.
         small = len(self.rows) * model.n_outputs * self.rows.X.dtype.itemsize <= _KEPT_OUTPUTS_BYTES
@@ -210,34 +192,16 @@ class TrainingProblem:
             v = np.ravel(v)
             total = np.zeros(self.n_params)
             for at, X, F, y, T in blocks(v):
-                total += model.vjp(X, self._weighted(self.loss.hessian_product(F, y, T), at))
+                total += model.vjp(X, self.weighted(self.loss.hessian_product(F, y, T), at))
+                if self.fitted.curvature == "hessian":
+                    total += model.second_order(X, self.weighted(self.loss.gradient(F, y), at), v)
             return total / self.total_weight + l2 * v
 
         return LinearOperator((self.n_params, self.n_params), matvec=product, rmatvec=product, dtype=np.float64)
 
     def dense_hessian(self, params: np.ndarray) -> np.ndarray:
-        """The same Hessian as an array ``(p, p)``, from weighted Gram matrices. Linear models only."""
-        model = self.fitted.model
-        assert isinstance(model, LinearModel)
-        K, width = model.n_outputs, model.width
-        H = np.zeros((K, width, K, width))
-        for at, X, y, _ in self.rows.blocks(2 * model.width + 4 * K):
-            F = model.at(params).outputs(X)
-            require_finite(F, self.rows.X)
-            for k in range(K):
-                e = np.zeros_like(F)
-                e[:, k] = 1
-                curvature = self._weighted(self.loss.hessian_product(F, y, e), at)
-                for j in range(k + 1):
-                    if curvature[:, j].any():
-                        H[k, :, j, :] += model.gram(X, np.ascontiguousarray(curvature[:, j]))
-        for k in range(K):
-            for j in range(k):
-                H[j, :, k, :] = H[k, :, j, :].T
-        dense = H.reshape(self.n_params, self.n_params)
-        dense /= self.total_weight
-        dense[np.diag_indices_from(dense)] += self.penalty_scale * self.fitted.penalty.l2
-        return dense
+        """The same Hessian as an array ``(p, p)``, where that is small."""
+        return dense_hessian(self, params)
 
     # --- products with the rows' gradients ----------------------------------------------------------------------------
 
@@ -285,10 +249,36 @@ class TrainingProblem:
         """``‖grad loss_i(params)‖²`` over the free parameters, not weighted, ``(n,)``."""
         rows = self.rows if rows is None else rows
         out = np.empty(len(rows))
-        for at, F, y, _ in self.outputs_by_block(rows, params):
-            D = self.loss.gradient(F, y)
-            out[at] = self.fitted.model.squared_row_norms(take(rows.X, at), D, self.free)
+        model = self.fitted.model.at(params)
+        for at, X, y, _ in rows.blocks(4 * model.n_outputs):
+
+            def cotangents(F: np.ndarray, part: slice, member: int, y: np.ndarray = y) -> np.ndarray:
+                require_finite(F, rows.X, rows.name)
+                return self.loss.gradient(F, y[part])
+
+            out[at] = model.squared_row_norms(X, cotangents, self.free)
         return out
+
+    def layer_rows(
+        self, params: np.ndarray, cotangents: Callable[[np.ndarray, slice], np.ndarray] | None = None
+    ) -> Iterator[tuple[slice, list[LayerRows]]]:
+        """The gradients of blocks of training rows, layer by layer and not weighted.
+
+        They are those of the training loss, or of ``cotangents(F, rows) -> (m, K)`` in the outputs.
+        """
+        model = self.fitted.model.at(params)
+        for at, X, y, _ in self.rows.blocks(4 * model.n_outputs + 2 * model.widest_layer):
+
+            def of_block(
+                F: np.ndarray, part: slice, member: int, start: int = at.start, y: np.ndarray = y
+            ) -> np.ndarray:
+                require_finite(F, self.rows.X, self.rows.name)
+                if cotangents is None:
+                    return self.loss.gradient(F, y[part])
+                return cotangents(F, slice(start + part.start, start + part.stop))
+
+            for part, layers in model.layers(X, of_block, self.free):
+                yield slice(at.start + part.start, at.start + part.stop), layers
 
 
 def _row_dot(A: np.ndarray, B: np.ndarray) -> np.ndarray:
@@ -311,24 +301,11 @@ def pull_back(
     model = fitted.model
     totals = [np.zeros(model.params.shape[0]) for _ in params]
     for at, X, _, _ in rows.blocks(len(params) * 4 * model.n_outputs):
-        Fs, _ = model.outputs_and_jvps(X, params, [])
-        for F in Fs:
+
+        def of_block(F: np.ndarray, part: slice, member: int, start: int = at.start) -> np.ndarray:
             require_finite(F, rows.X, rows.name)
-        parts = model.vjps(X, params, [cotangents(F, at, m) for m, F in enumerate(Fs)])
-        for total, part in zip(totals, parts, strict=True):
+            return cotangents(F, slice(start + part.start, start + part.stop), member)
+
+        for total, part in zip(totals, model.pull_back(X, params, of_block), strict=True):
             total += part
     return totals
-
-
-def require_finite(F: np.ndarray, X: Any, name: str = "X") -> None:
-    """Raise if raw outputs are not finite, and say whether X is the cause.
-
-    A NaN or an infinity in a row of X always makes that row's outputs non-finite, so that looking at the (small)
-    outputs spares a pass over X.
-    """
-    if np.isfinite(F.sum()) or np.isfinite(F).all():
-        return
-    assert_all_finite(X.data if sp.issparse(X) else X, input_name=name)
-    raise ValueError(
-        "The model's raw outputs are not finite although X is: its parameters or the values of X are too large."
-    )

@@ -1,4 +1,4 @@
-"""Snapshots: the parameter vectors at which a method takes its gradients, each with its weight."""
+"""What snapshots are, and those that the fitted parameters alone give: themselves, and copies with some dropped."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state, check_scalar
 
-from .operators import TrainingProblem
+from ..operators import TrainingProblem
 
 Snapshot = tuple[float, np.ndarray]
 """(weight, parameters)."""

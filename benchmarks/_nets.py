@@ -1,0 +1,272 @@
+"""The nets that the benchmarks of speed score, with drawn rows, and what is timed of them. Needs torch."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as nnf
+from torch import nn
+
+MATRICES = (nn.Linear, nn.Conv2d)
+#: Which of a net's parameters a score is taken in.
+ALL, PRODUCTS, HEAD_WEIGHT = "all", "linear and convolutional", "last weight"
+
+
+@dataclass(frozen=True)
+class NetCase:
+    """A net in evaluation mode, its loss, training and validation rows, and batch sizes to try."""
+
+    name: str
+    module: nn.Module
+    loss: nn.Module
+    X: torch.Tensor
+    y: torch.Tensor
+    X_val: torch.Tensor
+    y_val: torch.Tensor
+    batches: tuple[int, ...]
+
+    @property
+    def n(self) -> int:
+        return len(self.X)
+
+    @property
+    def n_params(self) -> int:
+        return sum(p.numel() for p in self.module.parameters())
+
+    def first(self, n: int, m: int | None = None) -> NetCase:
+        """The same net with the first n training and m validation rows."""
+        m = len(self.X_val) if m is None else m
+        return replace(self, X=self.X[:n], y=self.y[:n], X_val=self.X_val[:m], y_val=self.y_val[:m])
+
+    def per_row_loss(self) -> nn.Module:
+        """The loss with one number for each row."""
+        return type(self.loss)(reduction="none")
+
+    def summed_loss(self) -> nn.Module:
+        return type(self.loss)(reduction="sum")
+
+    def names(self, covered: str) -> list[str]:
+        """Names of the parameters that are covered."""
+        every = [name for name, _ in self.module.named_parameters()]
+        if covered == ALL:
+            return every
+        layers = matrices(self.module)
+        if covered == HEAD_WEIGHT:
+            return [f"{layers[-1]}.weight"]
+        return [name for name in every if name.rpartition(".")[0] in layers]
+
+
+def matrices(module: nn.Module) -> list[str]:
+    """Names of the linear and convolutional layers."""
+    return [name for name, part in module.named_modules() if isinstance(part, MATRICES)]
+
+
+# --- nets -------------------------------------------------------------------------------------------------------------
+
+
+def mlp(*widths: int) -> nn.Sequential:
+    """Linear layers with ReLU between them."""
+    layers: list[nn.Module] = []
+    for width, following in pairwise(widths):
+        layers += [nn.Linear(width, following), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def small_cnn() -> nn.Sequential:
+    """Three convolutions with batch normalisation, for images of 3 channels."""
+    layers: list[nn.Module] = []
+    for before, after in ((3, 32), (32, 64), (64, 64)):
+        layers += [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU(), nn.MaxPool2d(2)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions and what they are added to."""
+
+    def __init__(self, before: int, after: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(before, after, 3, stride, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(after)
+        self.conv2 = nn.Conv2d(after, after, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(after)
+        self.short: nn.Module = nn.Identity()
+        if stride > 1 or before != after:
+            self.short = nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found = self.norm2(self.conv2(torch.relu(self.norm1(self.conv1(x)))))
+        return torch.relu(found + self.short(x))
+
+
+def resnet18() -> nn.Sequential:
+    """ResNet-18 for images of 32 × 32: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016."""
+    blocks = [
+        ResidualBlock(before, after, stride)
+        for before, after, stride in (
+            (64, 64, 1), (64, 64, 1), (64, 128, 2), (128, 128, 1),
+            (128, 256, 2), (256, 256, 1), (256, 512, 2), (512, 512, 1),
+        )
+    ]  # fmt: skip
+    stem = [nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
+    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10))
+
+
+class EncoderBlock(nn.Module):
+    """Attention and two linear layers, normalised beforehand, each added to what goes in.
+
+    Attention is made of linear layers that are modules, so that packages that look for those find them.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.wide, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        n, steps, width = x.shape
+        q, k, v = self.qkv(self.norm1(x)).reshape(n, steps, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        mixed = nnf.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, steps, width)
+        x = x + self.out(mixed)
+        return x + self.narrow(nnf.gelu(self.wide(self.norm2(x))))
+
+
+class Encoder(nn.Module):
+    """A transformer encoder over sequences of vectors, pooled by their mean."""
+
+    def __init__(self, inputs: int, width: int, heads: int, depth: int, classes: int = 10) -> None:
+        super().__init__()
+        self.embed = nn.Linear(inputs, width)
+        self.blocks = nn.Sequential(*[EncoderBlock(width, heads) for _ in range(depth)])
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.norm(self.blocks(self.embed(x))).mean(dim=1))
+
+
+# --- cases ------------------------------------------------------------------------------------------------------------
+
+
+def make_case(
+    name: str, module: nn.Module, shape: tuple[int, ...], n: int, batches: tuple[int, ...], *, binary: bool = False
+) -> NetCase:
+    """Seeded rows for a net, which is trained a little so that its gradients are those of a net and not of a draw."""
+    m = n // 20
+    generator = torch.Generator().manual_seed(0)
+    X = torch.randn(n + m, *shape, generator=generator)
+    signal = X.reshape(n + m, -1) @ torch.randn(X[0].numel(), 1 if binary else 10, generator=generator)
+    y = (signal > 0).float() if binary else signal.argmax(dim=1)
+    loss: nn.Module = nn.BCEWithLogitsLoss() if binary else nn.CrossEntropyLoss()
+    optimizer = torch.optim.Adam(module.parameters(), lr=1e-3)
+    module.train()
+    for step in range(5):
+        rows = slice(step * 64 % n, step * 64 % n + 64)
+        optimizer.zero_grad()
+        loss(module(X[rows]), y[rows]).backward()
+        optimizer.step()
+    module.zero_grad()
+    return NetCase(name, module.eval(), loss, X[:n], y[:n], X[n:], y[n:], batches)
+
+
+def cases(small: bool) -> list[Callable[[], NetCase]]:
+    """The nets of the table; `small` is a few rows of each, and no ResNet-18."""
+    torch.manual_seed(0)
+    n, images, few = (2000, 64, 200) if small else (20_000, 2000, 4000)
+    wide = (256, 1024, 4096)
+    made = [
+        lambda: make_case("MLP 2–32–32–1", mlp(2, 32, 32, 1), (2,), n, wide, binary=True),
+        lambda: make_case("MLP 100–256–256–10", mlp(100, 256, 256, 10), (100,), n, (64, 256, 1024)),
+        lambda: make_case("CNN with BatchNorm", small_cnn(), (3, 32, 32), images, (32, 128)),
+        lambda: make_case("transformer encoder", Encoder(48, 128, 4, 2), (16, 48), few, (32, 128)),
+    ]
+    if not small:
+        made.append(lambda: make_case("ResNet-18", resnet18(), (3, 32, 32), 100, (4, 16)))
+    return made
+
+
+# --- what is timed beside the package ---------------------------------------------------------------------------------
+
+
+def forward_pass(case: NetCase, batch: int) -> torch.Tensor:
+    """Outputs of the training rows: the unit of all costs."""
+    with torch.no_grad():
+        return torch.cat([case.module(case.X[i : i + batch]) for i in range(0, case.n, batch)])
+
+
+@contextmanager
+def math_attention():
+    """Attention as plain products, which `vmap` has rules for."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    with sdpa_kernel(SDPBackend.MATH):
+        yield
+
+
+def row_gradients(case: NetCase, covered: str = ALL) -> tuple[dict[str, torch.Tensor], Callable]:
+    """Parameters, and ``(parameters, X, y) -> gradients of the rows`` by `torch.func`."""
+    from torch.func import functional_call, grad, vmap
+
+    own = dict(case.module.named_parameters())
+    chosen = {name: own[name].detach() for name in case.names(covered)}
+
+    def loss(parameters: Any, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return case.loss(functional_call(case.module, parameters, (x[None],)), y[None])
+
+    return chosen, vmap(grad(loss), in_dims=(None, 0, 0))
+
+
+def validation_gradient(case: NetCase, names: list[str], batch: int = 256) -> dict[str, torch.Tensor]:
+    """Gradient of the mean loss of the validation rows."""
+    own = dict(case.module.named_parameters())
+    total = {name: torch.zeros_like(own[name]) for name in names}
+    for i in range(0, len(case.X_val), batch):
+        value = case.summed_loss()(case.module(case.X_val[i : i + batch]), case.y_val[i : i + batch])
+        for name, g in zip(names, torch.autograd.grad(value, [own[name] for name in names]), strict=True):
+            total[name] += g / len(case.X_val)
+    return total
+
+
+def by_vmap(case: NetCase, batch: int, covered: str = ALL) -> torch.Tensor:
+    """IP by per-row gradients."""
+    parameters, gradients = row_gradients(case, covered)
+    g = validation_gradient(case, list(parameters))
+    scores = []
+    with math_attention():
+        for i in range(0, case.n, batch):
+            rows = gradients(parameters, case.X[i : i + batch], case.y[i : i + batch])
+            scores.append(sum(rows[name].flatten(1) @ g[name].flatten() for name in parameters))
+    return torch.cat(scores) / case.n
+
+
+def self_by_vmap(case: NetCase, batch: int, covered: str = ALL) -> torch.Tensor:
+    """Squared norms of per-row gradients."""
+    parameters, gradients = row_gradients(case, covered)
+    norms = []
+    with math_attention():
+        for i in range(0, case.n, batch):
+            rows = gradients(parameters, case.X[i : i + batch], case.y[i : i + batch])
+            norms.append(sum(rows[name].flatten(1).square().sum(dim=1) for name in parameters))
+    return -torch.cat(norms) / case.n
+
+
+def reference(case: NetCase, covered: str, of_itself: bool) -> torch.Tensor:
+    """The scores by a backward pass for each row, in double precision."""
+    module = copy.deepcopy(case.module).double()
+    y = [part.double() if part.is_floating_point() else part for part in (case.y, case.y_val)]
+    case = replace(case, module=module, X=case.X.double(), y=y[0], X_val=case.X_val.double(), y_val=y[1])
+    names = case.names(covered)
+    own = dict(module.named_parameters())
+    g = validation_gradient(case, names)
+    found = []
+    for i in range(case.n):
+        value = case.loss(module(case.X[i : i + 1]), case.y[i : i + 1])
+        rows = dict(zip(names, torch.autograd.grad(value, [own[name] for name in names]), strict=True))
+        found.append(sum((rows[name] * (-rows[name] if of_itself else g[name])).sum() for name in names))
+    return torch.stack(found) / case.n

@@ -1,0 +1,257 @@
+"""Cost of a score of a torch net, in plain forward passes, beside other packages.
+
+Each line times a whole call, validation gradient and set-up included, turn by turn with a plain forward pass over the
+same training rows (`no_grad`, its best batch size), in one process on one thread; the figure is the median of the
+ratios of five rounds. Rows and labels are drawn, the nets trained for five steps; validation rows are a twentieth of
+the training rows, 1,000 for 20,000.
+
+The set-up (copying and looking at the net, checking derivatives, writing checkpoints and loading them, making loaders)
+is what the same call takes for eight rows and eight validation rows. It is shown apart, and "forward passes" is the
+call less that, for it says nothing of larger data; a package's ratio on few rows would be mostly set-up. "Whole" has it
+in. What would take long is timed on fewer rows, validation rows in proportion, and its cost for each row taken; "whole"
+is then missing.
+
+Before it is timed, each call's scores for 60 rows are held to a backward pass for each row in double precision; "error"
+is the largest difference by the largest score. Packages are asked in the way that costs them least, with the batch size
+that was quickest in a trial. Some cover only some parameters: "linear and convolutional" leaves out the norms', "last
+weight" is the weight of the last layer, and the package is asked the same beside them.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from . import _runner
+
+ROUNDS = 5
+FEW = 8  # rows of the call that the set-up is measured by
+CHECKED = 60
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}
+IP, SELF = "ip", "self_tracin"
+BFLOAT = "ip, bfloat16"
+VMAP = "per-row gradients by vmap"
+CAPTUM = "captum TracInCP"
+WIDE_MLP = "MLP 100–256–256–10"
+
+
+@dataclass(frozen=True)
+class Line:
+    """A call that is timed: ``scores(case, batch)``."""
+
+    label: str
+    scores: Callable[[Any, int], Any]
+    covered: str
+    of_itself: bool = False
+    ours: bool = False
+    dtype: str = "float32"
+    missing: str | None = None
+
+
+def lines() -> list[Line]:
+    """Everything that is timed of a net."""
+    from . import _net_peers, _nets
+
+    def ours(case: Any, batch: int, method: str = "ip", covered: str = _nets.ALL, dtype: str | None = None) -> Any:
+        from skinfluence import influence_scores
+        from skinfluence.nets import DifferentiableNet
+
+        parameters = "all" if covered == _nets.ALL else case.names(covered)
+        net = DifferentiableNet((case.module, case.loss), parameters=parameters, dtype=dtype)
+        rows = [part.numpy() for part in (case.X, case.y, case.X_val, case.y_val)]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's own deprecations
+            return influence_scores(net, *rows, method=method)
+
+    made = [
+        Line(IP, ours, _nets.ALL, ours=True),
+        Line(BFLOAT, partial(ours, dtype="bfloat16"), _nets.ALL, ours=True, dtype="bfloat16"),
+        Line(f"ip, {_nets.PRODUCTS}", partial(ours, covered=_nets.PRODUCTS), _nets.PRODUCTS, ours=True),
+        Line(f"ip, {_nets.HEAD_WEIGHT}", partial(ours, covered=_nets.HEAD_WEIGHT), _nets.HEAD_WEIGHT, ours=True),
+        Line(VMAP, _nets.by_vmap, _nets.ALL),
+    ]
+    peers = [Line(p.label, p, p.covered, p.of_itself, missing=p.missing) for p in _net_peers.PEERS]
+    made += [line for line in peers if not line.of_itself]
+    made += [
+        Line(SELF, partial(ours, method="self_tracin"), _nets.ALL, of_itself=True, ours=True),
+        Line("squared norms by vmap", _nets.self_by_vmap, _nets.ALL, of_itself=True),
+    ]
+    return made + [line for line in peers if line.of_itself]
+
+
+def run(*, quick: bool = False, data_home: str | None = None) -> dict[str, Any]:
+    """Time every line on every net, on one thread; `data_home` is not used."""
+    import torch
+
+    from . import _nets
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            rows = [row for make in _nets.cases(quick) for row in time_net(make(), 0.1 if quick else 1.5)]
+    finally:
+        torch.set_num_threads(threads)
+    return {
+        "about": _runner.about(__doc__, "Drawn with seed 0."),
+        "seeds": [0],
+        "threads": 1,
+        "rows": rows,
+        "gates": [] if quick else gates(rows),
+    }
+
+
+def time_net(case: Any, seconds: float) -> list[dict[str, Any]]:
+    """One row for each line; no call is given rows that would take it much longer than so many seconds."""
+    from . import _nets
+
+    forward_batch = min((*case.batches, 16, case.n), key=lambda b: _best(partial(_nets.forward_pass, case, b), 2))
+    forward = partial(_nets.forward_pass, case, forward_batch)
+    common = {"net": case.name, "parameters": case.n_params, "n": case.n}
+    references: dict[tuple[str, bool], np.ndarray] = {}
+    rows, prepared = [], []
+    for line in lines():
+        row = common | {"call": line.label, "covered": line.covered, "ours": line.ours, "of_itself": line.of_itself}
+        rows.append(row)
+        if line.missing:
+            row["reason"] = line.missing
+            continue
+        try:
+            prepared.append((row, line, *_prepare(case, line, row, references, seconds)))
+        except Exception as error:  # a package may raise anything at a net it has no way with
+            if line.ours:
+                raise
+            row["reason"] = f"{type(error).__name__}: {str(error).splitlines()[0][:120] if str(error) else ''}"
+    times: dict[str, list[float]] = {row["call"]: [] for row, *_ in prepared}
+    ratios: dict[str, list[float]] = {row["call"]: [] for row, *_ in prepared}
+    units = []
+    for _ in range(ROUNDS):
+        for row, line, part, batch in prepared:
+            unit = _seconds(forward)
+            units.append(unit)
+            taken = _seconds(partial(line.scores, part, batch))
+            times[row["call"]].append(taken)
+            ratios[row["call"]].append((taken - row["setup_ms"] / 1e3) * case.n / part.n / unit)
+    for row, _, part, _ in prepared:
+        found, taken = ratios[row["call"]], statistics.median(times[row["call"]])
+        row["forward_ms"] = round(1e3 * statistics.median(units), 3)
+        row["ms"] = round(1e3 * taken, 3)
+        row["ratio"] = round(statistics.median(found), 4)
+        row["ratio_range"] = [round(min(found), 4), round(max(found), 4)]
+        row["whole"] = round(1e3 * taken / row["forward_ms"], 4) if part.n == case.n else None
+    return rows
+
+
+def _prepare(
+    case: Any, line: Line, row: dict[str, Any], references: dict[tuple[str, bool], np.ndarray], seconds: float
+) -> tuple[Any, int]:
+    """Hold the scores to the reference, measure the set-up, find a batch size, and the rows to time it on."""
+    from . import _nets
+
+    few = case.first(CHECKED, CHECKED // 3)
+    key = line.covered, line.of_itself
+    if key not in references:
+        references[key] = _nets.reference(few, *key).numpy()
+    wanted = references[key]
+    error = float(np.abs(np.asarray(line.scores(few, case.batches[0])) - wanted).max() / np.abs(wanted).max())
+    row["error"] = float(f"{error:.2g}")
+    if not error <= TOLERANCE[line.dtype]:
+        raise ValueError(f"the scores differ: an error of {error:.2g}")
+    row["setup_ms"] = round(1e3 * _best(partial(line.scores, case.first(FEW, FEW), case.batches[0]), 3), 3)
+    trial = case.first(min(case.n, max(case.n // 20, case.batches[-1])), max(len(case.X_val) // 20, FEW))
+    taken = {}
+    for batch in (0,) if line.ours else case.batches:  # the package finds its own
+        taken[batch] = _seconds(partial(line.scores, trial, batch))
+        if taken[batch] > 2 * seconds:
+            break
+    batch = min(taken, key=taken.__getitem__)
+    row["batch"] = batch
+    per_row = max(taken[batch] - row["setup_ms"] / 1e3, 1e-9) / trial.n
+    # Of the package itself the whole is always timed.
+    n = case.n if line.ours else int(np.clip(seconds / per_row, min(trial.n, case.batches[-1]), case.n))
+    return case.first(n, max(len(case.X_val) * n // case.n, 1)), batch
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def _best(call: Callable[[], Any], times: int) -> float:
+    return min(_seconds(call) for _ in range(times))
+
+
+def gates(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What was asked: forward passes of `ip` and `self_tracin`, and how much faster than other ways."""
+    from . import _nets
+
+    asked = {}
+    found = []
+    for net in dict.fromkeys(row["net"] for row in rows):
+        own = {row["call"]: row for row in rows if row["net"] == net and "ratio" in row}
+        asked = ASKED[net]
+        found.append(_runner.gate(f"{net}: ip", own[IP]["ratio"], asked[0]))
+        found.append(_runner.gate(f"{net}: self_tracin", own[SELF]["ratio"], asked[1]))
+        others = [row for row in own.values() if not row["ours"]]
+        for of_itself, mine in ((False, IP), (True, SELF)):
+            for row in others:
+                if row["of_itself"] is of_itself:
+                    beside = f"ip, {row['covered']}" if row["covered"] == _nets.HEAD_WEIGHT else mine
+                    times = row["ratio"] / own[beside]["ratio"]
+                    least = 1.0
+                    if net == WIDE_MLP and row["call"] == VMAP:
+                        least = 10.0
+                    elif net == WIDE_MLP and row["call"].startswith(CAPTUM) and row["covered"] != _nets.HEAD_WEIGHT:
+                        least = 8.0
+                    found.append(_runner.gate(f"{net}: {row['call']} / {beside}", times, least, at_least=True))
+    return found
+
+
+#: Net -> most forward passes asked of `ip` and of `self_tracin`.
+ASKED = {
+    "MLP 2–32–32–1": (7.0, 3.5),
+    WIDE_MLP: (3.5, 3.5),
+    "CNN with BatchNorm": (3.5, 3.5),
+    "transformer encoder": (4.5, 4.5),
+    "ResNet-18": (3.5, 3.5),
+}
+
+
+def tables(result: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The tables of a stored result."""
+    made: dict[str, list[dict[str, Any]]] = {}
+    for net in dict.fromkeys(row["net"] for row in result["rows"]):
+        own = [row for row in result["rows"] if row["net"] == net]
+        unit = next((row["forward_ms"] for row in own if "forward_ms" in row), 0.0)
+        title = f"{net}: {own[0]['parameters']:,} parameters, {own[0]['n']:,} rows, a forward pass {unit:.1f} ms"
+        made[title] = [_cells(row) for row in own]
+    if result["gates"]:
+        made["What was asked"] = [
+            {"figure": gate["gate"], "found": f"{gate['value']:.2f}", "asked": gate["asked"], "passed": gate["passed"]}
+            for gate in result["gates"]
+        ]
+    return made
+
+
+def _cells(row: dict[str, Any]) -> dict[str, Any]:
+    timed = "ratio" in row
+    return {
+        "call": row["call"],
+        "parameters": row["covered"],
+        "forward passes": f"{row['ratio']:.2f}" if timed else None,
+        "range": "{:.2f} to {:.2f}".format(*row["ratio_range"]) if timed else None,
+        "whole": f"{row['whole']:.2f}" if timed and row["whole"] is not None else None,
+        "set-up, ms": f"{row['setup_ms']:.1f}" if timed else None,
+        "batch": (row["batch"] or None) if timed else None,
+        "error": f"{row['error']:.1e}" if timed else None,
+        "remark": row.get("reason", ""),
+    }

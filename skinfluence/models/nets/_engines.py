@@ -1,0 +1,260 @@
+"""Derivatives of a net's raw outputs along a direction in its parameters: of five ways, one that is right.
+
+Each engine is a function ``(net, theta, v, batch) -> (F, T)``: raw outputs ``(n, K)`` and their derivatives along
+``v``.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as nnf
+from sklearn import get_config
+from torch.autograd import forward_ad
+from torch.func import jacrev, jvp, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+
+from ._net import Net, Tensors
+
+_MOST_GRADIENTS = 64
+
+Engine = Callable[[Net, Tensors, Tensors, Any], tuple[torch.Tensor, torch.Tensor]]
+
+
+def forward(net: Net, theta: Tensors, v: Tensors, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """One forward pass on dual numbers: about three times the products of a plain one, and no graph."""
+    # no_grad, not inference_mode: that one silently drops tangents.
+    with torch_quiet(), torch.no_grad(), forward_ad.dual_level(), _Rules(_DUAL_RULES):
+        duals = {name: forward_ad.make_dual(theta[name], v[name]) for name in theta}
+        F, T = forward_ad.unpack_dual(net.raw(duals, batch))
+    if T is None:
+        raise RuntimeError("The outputs carry no tangent: as far as torch tells they depend on no parameter.")
+    return F, T
+
+
+def forward_math(net: Net, theta: Tensors, v: Tensors, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same with attention and recurrence written out: their fused kernels have no forward-mode derivative."""
+    with written_out(net):
+        return forward(net, theta, v, batch)
+
+
+def compiled(net: Net, theta: Tensors, v: Tensors, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Forward mode as one function, compiled by `torch.compile`."""
+    if net.compiled is None:
+
+        def both(theta: Tensors, v: Tensors, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+            F, T = jvp(lambda parameters: net.raw(parameters, batch), (theta,), (v,))
+            return F, T
+
+        # Blocks differ in their number of rows: one function serves them all.
+        net.compiled = torch.compile(both, dynamic=True, fullgraph=True)
+    with torch.no_grad(), written_out(net, rules=False):
+        F, T = net.compiled(theta, v, batch)
+    return F, T
+
+
+def double_backward(net: Net, theta: Tensors, v: Tensors, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two backward passes: ``u -> J^T u`` is linear in u, and its derivative along v is ``J v``."""
+    with written_out(net), torch.enable_grad():
+        leaves = {name: tensor.detach().requires_grad_() for name, tensor in theta.items()}
+        F = net.raw(leaves, batch)
+        u = torch.zeros_like(F, requires_grad=True)
+        pulled = torch.autograd.grad(F, list(leaves.values()), u, create_graph=True, allow_unused=True)
+        pairs = [(g, v[name]) for name, g in zip(leaves, pulled, strict=True) if g is not None]
+        along = torch.stack([(g * direction).sum() for g, direction in pairs]).sum()
+        (T,) = torch.autograd.grad(along, u)
+    return F.detach(), T.detach()
+
+
+def per_row(net: Net, theta: Tensors, v: Tensors, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Jacobians of the rows by vmap, a few at a time."""
+    with torch.no_grad():
+        F = net.raw(theta, batch)
+    parts = []
+    for J in jacobians(net, theta, batch):
+        flat = [J[name].reshape(*J[name].shape[:2], -1) @ v[name].reshape(-1) for name in theta]
+        parts.append(torch.stack(flat).sum(dim=0))
+    return F, torch.cat(parts)
+
+
+def row_loop(net: Net, theta: Tensors, v: Tensors, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """A backward pass for each output of each row: slow, and right wherever torch can differentiate at all."""
+    outputs, tangents = [], []
+    with torch.enable_grad():
+        for i in range(batch_rows(batch)):
+            leaves = {name: tensor.detach().requires_grad_() for name, tensor in theta.items()}
+            (F,) = net.raw(leaves, take_row(batch, i))
+            T = torch.zeros_like(F)
+            for k in range(len(F)):
+                grads = torch.autograd.grad(F[k], list(leaves.values()), retain_graph=True, allow_unused=True)
+                for name, g in zip(leaves, grads, strict=True):
+                    if g is not None:
+                        T[k] += (g * v[name]).sum()
+            outputs.append(F.detach())
+            tangents.append(T.detach())
+    return torch.stack(outputs), torch.stack(tangents)
+
+
+ENGINES: dict[str, Engine] = {
+    "forward": forward,
+    "forward_math": forward_math,
+    "double_backward": double_backward,
+    "per_row": per_row,
+    "row_loop": row_loop,
+}
+"""In the order in which they are tried."""
+
+
+def jacobians(net: Net, theta: Tensors, batch: Any) -> Iterator[Tensors]:
+    """Jacobians ``(b, K, *shape)`` of consecutive rows in every parameter, a few rows at a time."""
+
+    def one(parameters: Tensors, row: Any) -> torch.Tensor:
+        return net.raw(parameters, map_batch(row, lambda part: part.unsqueeze(0)))[0]
+
+    several = vmap(jacrev(one), in_dims=(None, 0))
+    step = rows_within(net.n_outputs * sum(tensor.nbytes for tensor in theta.values()))
+    with written_out(net):
+        for start in range(0, batch_rows(batch), step):
+            yield several(theta, take_rows(batch, slice(start, start + step)))
+
+
+def rows_within(row_bytes: int) -> int:
+    """How many rows' gradients may be held at once: beyond some tens of them vmap gains nothing."""
+    budget = get_config()["working_memory"] * 2**20 / 4
+    return int(min(max(budget // max(row_bytes, 1), 1), _MOST_GRADIENTS))
+
+
+@contextmanager
+def torch_quiet() -> Iterator[None]:
+    """Without what torch warns of by itself when its derivatives are asked for, none of it the user's doing."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`torch.jit", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", message="TF32 acceleration", category=UserWarning)
+        warnings.filterwarnings("ignore", message="There is a performance drop", category=UserWarning)
+        yield
+
+
+@contextmanager
+def written_out(net: Net, *, rules: bool = True) -> Iterator[None]:
+    """Attention and recurrence as plain products, which have every derivative; torch's fused kernels do not."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch_quiet(), ExitStack() as stack:
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            if net.recurrent:
+                stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+            if rules:
+                stack.enter_context(_Rules(_PLAIN_RULES))
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+class _Rules(TorchFunctionMode):
+    """Functions of torch that are computed in another way."""
+
+    def __init__(self, rules: dict[Any, Callable[..., Any]]) -> None:
+        super().__init__()
+        self.rules = rules
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return self.rules.get(func, func)(*args, **(kwargs or {}))
+
+
+def _weight_norm(v: Any, g: Any, dim: int = 0) -> Any:
+    """``g v / |v|``: torch's own has no forward mode, and a wrong second derivative in v."""
+    others = [k for k in range(v.dim()) if k != dim] if dim >= 0 else list(range(v.dim()))
+    return v * (g / v.square().sum(dim=others, keepdim=True).sqrt())
+
+
+def _embedding_bag(input: Any, weight: Any, *args: Any, **kwargs: Any) -> Any:
+    """Sums and means of a table's rows by `embedding`: torch's own has no second derivative."""
+    options = {**_BAG_DEFAULTS, **dict(zip(_BAG_DEFAULTS, args, strict=False)), **kwargs}
+    padding = options.pop("padding_idx")
+    mode = options.pop("mode")
+    usual = all(value == _BAG_DEFAULTS[name] for name, value in options.items() if not isinstance(value, torch.Tensor))
+    tensors = any(isinstance(value, torch.Tensor) for value in options.values())
+    if input.dim() != 2 or mode not in ("sum", "mean") or tensors or not usual:
+        return nnf.embedding_bag(input, weight, *args, **kwargs)
+    counted = input != (-1 if padding is None else padding % weight.shape[0])
+    summed = (nnf.embedding(input, weight) * counted.unsqueeze(-1)).sum(dim=1)
+    return summed if mode == "sum" else summed / counted.sum(dim=1, keepdim=True).clamp(min=1)
+
+
+_BAG_DEFAULTS: dict[str, Any] = {
+    "offsets": None,
+    "max_norm": None,
+    "norm_type": 2.0,
+    "scale_grad_by_freq": False,
+    "mode": "mean",
+    "sparse": False,
+    "per_sample_weights": None,
+    "include_last_offset": False,
+    "padding_idx": None,
+}
+
+
+def _dual_linear(input: Any, weight: Any, bias: Any = None) -> Any:
+    """With the sums done inside the products: a fifth off a wide MLP."""
+    (x, dx), (W, dW) = forward_ad.unpack_dual(input), forward_ad.unpack_dual(weight)
+    b, db = (None, None) if bias is None else forward_ad.unpack_dual(bias)
+    y = nnf.linear(x, W, b)
+    if dW is None and dx is None:
+        return y if db is None else forward_ad.make_dual(y, db.expand_as(y))
+    if dW is None:
+        return forward_ad.make_dual(y, nnf.linear(dx, W, db))
+    dy = nnf.linear(x, dW, db)
+    if dx is not None:
+        dy.view(-1, W.shape[0]).addmm_(dx.reshape(-1, W.shape[1]), W.t())
+    return forward_ad.make_dual(y, dy)
+
+
+def _dual_embedding(input: Any, weight: Any, padding_idx: int | None = None, *args: Any, **kwargs: Any) -> Any:
+    """Padding never learns: its tangent is zero, which torch forgets."""
+    W, dW = forward_ad.unpack_dual(weight)
+    y = nnf.embedding(input, W, padding_idx, *args, **kwargs)
+    if dW is None:
+        return y
+    dy = nnf.embedding(input, dW)
+    if padding_idx is not None:
+        dy = dy * (input != padding_idx % W.shape[0]).unsqueeze(-1)
+    return forward_ad.make_dual(y, dy)
+
+
+_PLAIN_RULES: dict[Any, Callable[..., Any]] = {torch._weight_norm: _weight_norm, nnf.embedding_bag: _embedding_bag}
+_DUAL_RULES: dict[Any, Callable[..., Any]] = {
+    **_PLAIN_RULES,
+    nnf.linear: _dual_linear,
+    nnf.embedding: _dual_embedding,
+}
+
+
+# --- batches: a tensor, or a dict, tuple or list of them --------------------------------------------------------------
+
+
+def batch_rows(batch: Any) -> int:
+    while not isinstance(batch, torch.Tensor):
+        batch = next(iter(batch.values())) if isinstance(batch, dict) else batch[0]
+    return int(batch.shape[0])
+
+
+def take_row(batch: Any, i: int) -> Any:
+    return take_rows(batch, slice(i, i + 1))
+
+
+def take_rows(batch: Any, rows: slice) -> Any:
+    return map_batch(batch, lambda part: part[rows])
+
+
+def map_batch(batch: Any, function: Callable[[torch.Tensor], Any]) -> Any:
+    if isinstance(batch, dict):
+        return {name: map_batch(part, function) for name, part in batch.items()}
+    if isinstance(batch, (tuple, list)):
+        return type(batch)(map_batch(part, function) for part in batch)
+    return function(batch)

@@ -1,0 +1,346 @@
+"""The gradients of a net's rows as `LayerRows`, and which parameters can be had so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as nnf
+
+from .._layers import AffineRows, DirectRows, Layer, LayerRows, as_like, to_numpy
+from ._captures import Call, Watch
+from ._engines import batch_rows, written_out
+from ._net import Net, Tensors
+from ._row_gradients import Pull, row_gradients, row_gradients_by_loop
+
+_LAYOUTS = ("first", "second", "merged_rows", "merged_positions")
+_FEW_GROUPS = 8
+
+
+@dataclass
+class Plan:
+    """Which calls explain which parameters, and how the rows lie in them; ``rest`` needs per-row gradients.
+
+    ``signature`` is what all calls were: where they are others, the way through the module depends on the data, and the
+    plan does not hold.
+    """
+
+    layers: list[tuple[list[int], str]] = field(default_factory=list)  # calls, layout
+    rest: list[str] = field(default_factory=list)
+    signature: list[tuple[str, ...]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class LookupRows:
+    """An embedding: which of its rows were looked up ``(n, T)``, and the gradients there ``B (n, T, d)``."""
+
+    layer: Layer
+    index: torch.Tensor
+    B: torch.Tensor
+
+    def like(self, matrix: np.ndarray) -> Any:
+        return as_like(matrix, self.B)
+
+    def squared_norms(self) -> np.ndarray:
+        summed, _ = self.by_entry()
+        return to_numpy((summed * self.B).sum(dim=(1, 2)))
+
+    def products(self, V: Any) -> np.ndarray:
+        return to_numpy((V[self.index] * self.B).sum(dim=(1, 2)))
+
+    def total(self, weights: np.ndarray) -> np.ndarray:
+        return self.scattered(self.B * as_like(weights, self.B)[:, None, None])
+
+    def second_moments(self, weights: np.ndarray) -> tuple[np.ndarray, None]:
+        """Of the gradients; indices are their own basis."""
+        B = (self.B * as_like(np.sqrt(weights), self.B)[:, None, None]).reshape(-1, self.B.shape[2])
+        return to_numpy(B.T @ B), None
+
+    def rotated_squares(self, Q_A: torch.Tensor, Q_B: None, weights: np.ndarray) -> np.ndarray:
+        rotated = LookupRows(self.layer, self.index, self.B @ Q_A)
+        summed, times = rotated.by_entry()
+        # Each of the positions that share an index has their sum: together they count once.
+        return self.scattered(summed**2 / times[:, :, None] * as_like(weights, self.B)[:, None, None])
+
+    def by_entry(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """For each position the sum over those of the same row with the same index, and their number."""
+        same = (self.index[:, :, None] == self.index[:, None, :]).to(self.B.dtype)
+        return same @ self.B, same.sum(dim=2)
+
+    def scattered(self, values: torch.Tensor) -> np.ndarray:
+        """Sums of ``values (n, T, d)`` at their indices, ``(vocabulary, d)`` in float64."""
+        out = values.new_zeros(self.layer.shape)
+        out.index_add_(0, self.index.reshape(-1), values.reshape(-1, values.shape[2]))
+        return to_numpy(out)
+
+
+def watched(
+    net: Net, theta: Tensors, batch: Any, pull: Pull
+) -> tuple[torch.Tensor, list[Call], list[torch.Tensor | None]]:
+    """The cotangents of the raw outputs, the calls, and the gradient at each call's output."""
+    with written_out(net), torch.enable_grad():
+        leaves = {name: tensor.detach().requires_grad_() for name, tensor in theta.items()}
+        watch = Watch(leaves, batch_rows(batch))
+        with watch:
+            F = net.raw(leaves, batch)
+        D = pull(F.detach())
+        edges = [call.edge for call in watch.calls]
+        deltas = torch.autograd.grad(F, edges, D, allow_unused=True) if edges else ()
+    return D, watch.calls, list(deltas)
+
+
+def make_plan(net: Net, theta: Tensors, batch: Any, pull: Pull, tolerance: float) -> Plan:
+    """Try each way of reading the calls on a few rows, and keep what agrees with the rows' own backward passes."""
+    try:
+        D, calls, deltas = watched(net, theta, batch, pull)
+    except (RuntimeError, TypeError, ValueError, AttributeError):  # watching is in the way of this net
+        return Plan([], list(theta))
+    truth = _Truth(net, theta, batch, D)
+    plan = Plan(signature=_signature(calls))
+    by_weight: dict[str, list[int]] = {}
+    for i, call in enumerate(calls):
+        by_weight.setdefault(call.parameters[0], []).append(i)
+    explained: set[str] = set()
+    for indices in by_weight.values():
+        names = calls[indices[0]].parameters
+        for layout in _LAYOUTS:
+            if explained & set(names):
+                break
+            read = _arranged(net, theta, calls, deltas, indices, layout, batch_rows(batch))
+            if read is not None and truth.agrees(read, names, tolerance):
+                plan.layers.append((indices, layout))
+                explained |= set(names)
+    plan.rest = [name for name in theta if name not in explained]
+    return plan
+
+
+def layer_rows(net: Net, theta: Tensors, batch: Any, pull: Pull, plan: Plan, vmappable: bool) -> list[LayerRows] | None:
+    """The gradients of the rows of a batch in every parameter; None if the plan does not hold for it."""
+    n = batch_rows(batch)
+    found: list[LayerRows] = []
+    if plan.layers:
+        D, calls, deltas = watched(net, theta, batch, pull)
+        if _signature(calls) != plan.signature:
+            return None
+        for indices, layout in plan.layers:
+            rows = _arranged(net, theta, calls, deltas, indices, layout, n)
+            if rows is None:
+                return None
+            found += rows
+    else:
+        with torch.no_grad():
+            D = pull(net.raw(theta, batch))
+    return found + direct_rows(net, theta, batch, D, plan.rest, vmappable)
+
+
+def direct_rows(
+    net: Net, theta: Tensors, batch: Any, D: torch.Tensor, names: list[str], vmappable: bool
+) -> list[LayerRows]:
+    """The gradients of the rows in the parameters named, one by one."""
+    if not names:
+        return []
+    parts = list(row_gradients(net, theta, batch, D, names, vmappable=vmappable))
+    found: list[LayerRows] = []
+    for name in names:
+        G = torch.cat([part[name].reshape(part[name].shape[0], -1) for part in parts])
+        at = slice(net.offsets[name], net.offsets[name] + G.shape[1])
+        layer = Layer(name.removeprefix("inner."), ((at, (G.shape[1], 1)),))
+        found.append(DirectRows(layer, G[:, :, None]))
+    return found
+
+
+def _signature(calls: list[Call]) -> list[tuple[str, ...]]:
+    return [(call.kind, *call.parameters) for call in calls]
+
+
+# --- from calls to rows -----------------------------------------------------------------------------------------------
+
+
+def _arranged(
+    net: Net,
+    theta: Tensors,
+    calls: list[Call],
+    deltas: list[torch.Tensor | None],
+    indices: list[int],
+    layout: str,
+    n: int,
+) -> list[LayerRows] | None:
+    """The calls of one weight as rows, or None where they cannot be read in this layout."""
+    if indices[-1] >= len(calls):
+        return None
+    parts = []
+    for i in indices:
+        call, delta = calls[i], deltas[i]
+        if delta is None or call.x._version != call.version or call.parameters != calls[indices[0]].parameters:
+            return None
+        read = _READ.get(call.kind)
+        rows = None if read is None else read(net, theta, call, delta, layout, n)
+        if rows is None:
+            return None
+        parts.append(rows)
+    if len(parts) == 1:
+        return parts[0]
+    # A weight used several times: its uses are further positions.
+    if not all(len(rows) == 1 and isinstance(rows[0], AffineRows) for rows in parts):
+        return None
+    several = [rows[0] for rows in parts]
+    A, B = (torch.cat([getattr(rows, part) for rows in several], dim=1) for part in ("A", "B"))
+    return [AffineRows(several[0].layer, A, B)]
+
+
+def _linear_rows(net: Net, theta: Tensors, call: Call, delta: Any, layout: str, n: int) -> list[LayerRows] | None:
+    A, B = _positions(call.x, n, layout), _positions(delta, n, layout)
+    if A is None or B is None or A.shape[1] != B.shape[1]:
+        return None
+    return [_affine(net, call, A, B)]
+
+
+def _conv_rows(net: Net, theta: Tensors, call: Call, delta: Any, layout: str, n: int) -> list[LayerRows] | None:
+    if layout != "first" or call.x.shape[0] != n or call.x.dim() != len(call.arguments["kernel"]) + 2:
+        return None
+    A = _unfolded(call.x, call.arguments)  # (n, channels * kernel, T)
+    groups = call.arguments["groups"]
+    A = A.reshape(n, groups, -1, A.shape[2]).transpose(2, 3)
+    B = delta.reshape(n, groups, delta.shape[1] // groups, -1).transpose(2, 3)
+    if groups == 1:
+        return [_affine(net, call, A[:, 0], B[:, 0])]
+    if groups <= _FEW_GROUPS:
+        return [_affine(net, call, A[:, g], B[:, g], (g, groups)) for g in range(groups)]
+    parts, names = [], []
+    if call.weight is not None:
+        parts.append((B.transpose(2, 3) @ A).reshape(n, delta.shape[1], -1))
+        names.append((call.weight, (delta.shape[1], parts[0].shape[2])))
+    if call.bias is not None:
+        parts.append(B.sum(dim=2).reshape(n, -1, 1))
+        names.append((call.bias, (delta.shape[1], 1)))
+    return [DirectRows(_layer(net, names), torch.cat(parts, dim=2))]
+
+
+def _norm_rows(net: Net, theta: Tensors, call: Call, delta: Any, layout: str, n: int) -> list[LayerRows] | None:
+    x = call.arguments["normalised"](call.x)
+    if call.arguments["axis"] == 1:
+        x, delta = x.movedim(1, -1), delta.movedim(1, -1)
+    else:
+        x, delta = (t.flatten(-call.arguments["features"]) for t in (x, delta))
+    A, B = _positions(x, n, layout), _positions(delta, n, layout)
+    if A is None or B is None:
+        return None
+    parts, names = [], []
+    if call.weight is not None:
+        parts.append((A * B).sum(dim=1))
+        names.append((call.weight, (A.shape[2], 1)))
+    if call.bias is not None:
+        parts.append(B.sum(dim=1))
+        names.append((call.bias, (A.shape[2], 1)))
+    return [DirectRows(_layer(net, names), torch.stack(parts, dim=2))]
+
+
+def _embedding_rows(net: Net, theta: Tensors, call: Call, delta: Any, layout: str, n: int) -> list[LayerRows] | None:
+    index, B = _positions(call.x[..., None], n, layout), _positions(delta, n, layout)
+    if index is None or B is None or call.weight is None:
+        return None
+    index = index[..., 0]
+    if call.arguments["padding"] is not None:
+        vocabulary = theta[call.weight].shape[0]
+        B = B * (index != call.arguments["padding"] % vocabulary)[..., None]
+    return [LookupRows(_layer(net, [(call.weight, tuple(theta[call.weight].shape))]), index, B)]
+
+
+_READ: dict[str, Callable[..., list[LayerRows] | None]] = {
+    "linear": _linear_rows,
+    "conv": _conv_rows,
+    "norm": _norm_rows,
+    "embedding": _embedding_rows,
+}
+
+
+def _affine(net: Net, call: Call, A: Any, B: Any, group: tuple[int, int] = (0, 1)) -> AffineRows:
+    names: list[tuple[str, tuple[int, int]]] = []
+    inputs = []
+    if call.weight is not None:
+        names.append((call.weight, (B.shape[2], A.shape[2])))
+        inputs.append(A)
+    if call.bias is not None:
+        names.append((call.bias, (B.shape[2], 1)))
+        inputs.append(A.new_ones(*A.shape[:2], 1))
+    return AffineRows(_layer(net, names, group), inputs[0] if len(inputs) == 1 else torch.cat(inputs, dim=2), B)
+
+
+def _layer(net: Net, names: list[tuple[str, tuple[int, int]]], group: tuple[int, int] = (0, 1)) -> Layer:
+    slices = []
+    for name, shape in names:
+        size = shape[0] * shape[1]
+        start = net.offsets[name] + group[0] * size
+        slices.append((slice(start, start + size), shape))
+    label = names[0][0].removeprefix("inner.").rpartition(".")[0] or names[0][0].removeprefix("inner.")
+    return Layer(label if group[1] == 1 else f"{label} (group {group[0]})", tuple(slices))
+
+
+def _positions(x: torch.Tensor, n: int, layout: str) -> torch.Tensor | None:
+    """``(n, T, a)``: a row's positions together."""
+    a = x.shape[-1]
+    if x.dim() < 2:
+        return None
+    if layout == "first" and x.shape[0] == n:
+        return x.reshape(n, -1, a)
+    if layout == "second" and x.dim() >= 3 and x.shape[1] == n:
+        return x.transpose(0, 1).reshape(n, -1, a)
+    if x.shape[0] != n and x.shape[0] % n == 0:
+        if layout == "merged_rows":
+            return x.reshape(n, -1, a)
+        if layout == "merged_positions":
+            return x.reshape(x.shape[0] // n, n, -1, a).transpose(0, 1).reshape(n, -1, a)
+    return None
+
+
+def _unfolded(x: torch.Tensor, arguments: dict[str, Any]) -> torch.Tensor:
+    """Patches ``(n, channels * kernel, T)`` of the input of a convolution of one or two dimensions."""
+    dims = len(arguments["kernel"])
+    kernel, stride, dilation = (_as_tuple(arguments[k], dims) for k in ("kernel", "stride", "dilation"))
+    padding = arguments["padding"]
+    if padding == "same":
+        total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+        x = nnf.pad(x, [side for t in reversed(total) for side in (t // 2, t - t // 2)])
+    padding = (0,) * dims if isinstance(padding, str) else _as_tuple(padding, dims)
+    if dims == 1:
+        x = x.unsqueeze(2)
+        kernel, stride, dilation, padding = (1, *kernel), (1, *stride), (1, *dilation), (0, *padding)
+    return nnf.unfold(x, kernel, dilation, padding, stride)
+
+
+def _as_tuple(value: Any, dims: int) -> tuple[int, ...]:
+    return (value,) * dims if isinstance(value, int) else tuple(value) * (dims if len(value) == 1 else 1)
+
+
+class _Truth:
+    """The rows' own gradients: their squared norms, and a weighted sum over rows, for each parameter."""
+
+    def __init__(self, net: Net, theta: Tensors, batch: Any, D: torch.Tensor) -> None:
+        self.net = net
+        self.weights = np.arange(1.0, D.shape[0] + 1)
+        self.norms = {name: np.zeros(D.shape[0]) for name in theta}
+        self.sums = {name: np.zeros(tensor.numel()) for name, tensor in theta.items()}
+        for i, (row, _) in enumerate(row_gradients_by_loop(net, theta, batch, D, list(theta))):
+            for name, g in row.items():
+                flat = to_numpy(g).reshape(-1)
+                self.norms[name][i] = flat @ flat
+                self.sums[name] += self.weights[i] * flat
+
+    def agrees(self, rows: list[LayerRows], names: list[str], tolerance: float) -> bool:
+        """Whether ``rows`` are the gradients in the parameters named."""
+        wanted = np.sum([self.norms[name] for name in names], axis=0)
+        found = np.sum([part.squared_norms() for part in rows], axis=0)
+        if not np.allclose(found, wanted, rtol=tolerance, atol=tolerance * wanted.max()):
+            return False
+        flat = np.zeros(self.net.n_params)
+        for part in rows:
+            part.layer.add(part.total(self.weights), flat)
+        off = size = 0.0
+        for name in names:
+            start = self.net.offsets[name]
+            off = max(off, float(np.abs(flat[start : start + len(self.sums[name])] - self.sums[name]).max()))
+            size = max(size, float(np.abs(self.sums[name]).max()))
+        return off <= tolerance * size

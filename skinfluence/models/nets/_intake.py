@@ -1,0 +1,214 @@
+"""How nets take rows and targets, and what is held against their own training loss before it is trusted."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.utils import column_or_1d
+from sklearn.utils.validation import check_array, validate_data
+from torch import nn
+
+from ...losses import Loss
+from .._fitted import encode_labels, encode_targets
+from ._losses import NetLoss
+from ._model import NetModel
+from ._net import Net
+from ._rows import NetRows, dataset_targets
+
+_N_VERIFIED = 6
+
+
+@dataclass
+class Seen:
+    """What was last seen of the rows: the Dataset, in case it brings the targets too."""
+
+    X: Any = None
+
+
+@dataclass(frozen=True)
+class NetIntake:
+    """How a net takes rows and targets; see `Intake`.
+
+    ``by_class`` says that the loss's weights are weights of classes, and enter so. ``l2`` is the penalty's, which
+    becomes ``own_l2`` and what ``penalised`` finds in the loss, once rows are there.
+    """
+
+    model: NetModel
+    loss: NetLoss
+    classes: np.ndarray | None
+    l2: np.ndarray
+    own_l2: np.ndarray
+    penalised: Callable[[Any, torch.Tensor], np.ndarray]
+    by_class: bool = False
+    seen: Seen = field(default_factory=Seen)
+
+    def rows(self, X: Any) -> NetRows:
+        self.seen.X = X
+        return self.model.rows(X)
+
+    def targets(self, y: Any) -> np.ndarray:
+        if y is None:
+            y = dataset_targets(self.seen.X)
+            if y is None:
+                raise ValueError("y is None, and X is no Dataset that pairs its rows with targets.")
+        if isinstance(y, torch.Tensor):
+            y = y.detach().cpu().numpy()
+        if self.classes is not None:
+            if np.ndim(y) > 1 and np.shape(y)[1:] != (1,):
+                raise ValueError(
+                    f"A classifier's y has one label a row, got an array of shape {np.shape(y)}. Nets with several "
+                    "labels a row are wrapped in skorch.NeuralNet, or given as (module, loss)."
+                )
+            return encode_labels(column_or_1d(y), self.classes)
+        y = check_array(y, ensure_2d=False, allow_nd=True, dtype=None, input_name="y")
+        if y.dtype.kind not in "fiub":
+            raise ValueError(f"A net's targets must be numbers, got dtype {y.dtype}.")
+        link, single = self.loss.link, self.model.structure.single
+        if link == "sigmoid" and np.isin(y, (0, 1)).all():
+            self._note(self.model.n_outputs == 1 and y.size == len(y))
+            return (y.reshape(-1) if self.loss.coded else y).astype(np.int64)
+        if y.dtype.kind in "iub" and link != "identity" and link != "sigmoid" and link != "exp":
+            self._note(link is not None and y.ndim == 1 and self._known(y))
+            return y.astype(np.int64)
+        self._note(False)
+        y = y.astype(np.float64)
+        y = y.reshape(-1, 1) if y.ndim == 1 and single else y
+        if link == "identity" and y[0].size != self.model.n_outputs:
+            raise ValueError(
+                f"y must have {self.model.n_outputs} target(s) a row, as the net puts out; got {y[0].size}."
+            )
+        return y
+
+    def _note(self, coded: bool) -> None:
+        self.loss.coded = self.loss.coded and coded
+
+    def _known(self, y: np.ndarray) -> bool:
+        """Whether all targets are classes; those that are neither classes nor to be ignored raise."""
+        n_classes = self.model.structure.shapes[0][0] if self.model.structure.shapes[0] else 1
+        known = (y >= 0) & (y < n_classes)
+        ignored = y == getattr(self.loss.rowwise.criterion, "ignore_index", None)
+        if isinstance(self.loss.rowwise.criterion, (nn.CrossEntropyLoss, nn.NLLLoss)) and not (known | ignored).all():
+            strange = np.unique(y[~(known | ignored)])[:5].tolist()
+            raise ValueError(
+                f"y holds labels that the net has no output for: {strange}. Its {n_classes} classes are 0 to "
+                f"{n_classes - 1}."
+            )
+        return bool(known.all())
+
+    def row_weight(self, targets: np.ndarray) -> np.ndarray | None:
+        if self.by_class:
+            return None
+        shares = self.loss.rowwise.shares(self.loss.targets(targets))
+        return None if shares is None else shares.cpu().numpy()
+
+    def verify(self, rows: NetRows, targets: np.ndarray) -> None:
+        check_lengths(rows, targets)
+        self.model.probe(rows)
+        few = np.unique(np.linspace(0, len(rows) - 1, _N_VERIFIED).astype(int))
+        F = self.model.outputs(rows[few])
+        if not np.isfinite(F).all():
+            return  # said, with the name of the rows, where all outputs are looked at
+        try:
+            with self.model.net.still():
+                out, y = self.loss.asked(self.loss.tensor(F), targets[few])
+                complaint = self.loss.rowwise.settle(out, y)
+                l2 = self.penalised(out, y)
+        except Exception as error:
+            raise TypeError(
+                f"The net's loss cannot be had from its outputs and targets alone: {type(error).__name__}: {error} "
+                f"Targets are {targets.dtype} {targets.shape[1:]} a row, and must be as they were in fit; a get_loss "
+                "that needs X is not supported."
+            ) from error
+        if complaint is not None:
+            raise TypeError(complaint)
+        self.l2[:] = self.own_l2 + l2
+
+
+@dataclass(frozen=True)
+class MLPIntake:
+    """How scikit-learn's MLPs take rows and targets."""
+
+    estimator: Any
+    model: NetModel
+    loss: Loss
+    classes: np.ndarray | None
+
+    def rows(self, X: Any) -> NetRows:
+        X = validate_data(
+            self.estimator,
+            X,
+            reset=False,
+            accept_sparse="csr",
+            dtype=(np.float64, np.float32),
+            ensure_all_finite=False,
+        )
+        return self.model.rows(NetRows.of(X, self.model.net.numpy_dtype, sparse=True))
+
+    def targets(self, y: Any) -> np.ndarray:
+        return encode_targets(y, self.classes, self.model.n_outputs, self.loss)
+
+    def row_weight(self, targets: np.ndarray) -> None:
+        return None
+
+    def verify(self, rows: NetRows, targets: np.ndarray) -> None:
+        check_lengths(rows, targets)
+        self.model.probe(rows)
+
+
+def check_lengths(rows: NetRows, targets: np.ndarray) -> None:
+    """Raise as scikit-learn does where rows and targets do not match."""
+    if len(rows) != len(targets):
+        raise ValueError(f"Found input variables with inconsistent numbers of samples: {[len(rows), len(targets)]}")
+
+
+class Penalised:
+    """What a training loss adds in the parameters themselves, found by asking it of fixed outputs.
+
+    Parameters
+    ----------
+    net : Net
+    ask : callable
+        ``(output, target) -> loss``.
+    parameters : dict of Tensor
+        Those that the loss knows of, under the names of ``net.theta``.
+    factor : float
+        What it counts by beside the mean over rows.
+    """
+
+    def __init__(self, net: Net, ask: Any, parameters: dict[str, torch.Tensor], factor: float) -> None:
+        self.net, self.ask, self.parameters, self.factor = net, ask, parameters, factor
+
+    def __call__(self, out: Any, y: torch.Tensor) -> np.ndarray:
+        """The L2 penalty of each parameter, ``(p,)``; a term of another form warns."""
+        flags = {name: tensor.requires_grad for name, tensor in self.parameters.items()}
+        try:
+            for tensor in self.parameters.values():
+                tensor.requires_grad_(True)
+            with torch.enable_grad():
+                loss = self.ask(out, y).mean()
+                if not loss.requires_grad:
+                    return np.zeros(self.net.n_params)
+                found = torch.autograd.grad(loss, list(self.parameters.values()), allow_unused=True)
+        finally:
+            for name, tensor in self.parameters.items():
+                tensor.requires_grad_(flags[name])
+        l2: dict[str, torch.Tensor] = {}
+        for (name, tensor), g in zip(self.parameters.items(), found, strict=True):
+            if g is None or not bool(g.any()):
+                continue
+            rate = float((g * tensor.detach()).sum() / (tensor.detach() ** 2).sum())
+            if not torch.allclose(g, rate * tensor.detach(), rtol=1e-3, atol=1e-3 * float(g.abs().max())):
+                warnings.warn(
+                    f"The loss of {self.net.name} adds a term in {name.removeprefix('inner.')!r} that is no L2 "
+                    "penalty. It is left out: the scores are those of the rest of the loss.",
+                    UserWarning,
+                    stacklevel=5,
+                )
+                continue
+            l2[name] = torch.full_like(tensor, rate * self.factor)
+        return self.net.flat(l2)

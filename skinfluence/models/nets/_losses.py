@@ -1,0 +1,214 @@
+"""The training loss of a net, row by row, as a function of its raw outputs."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ...losses import Link
+from ._engines import batch_rows, take_row
+from ._model import NetModel
+
+Ask = Callable[[Any, Any, torch.Tensor], torch.Tensor]
+"""``(criterion, output, target) -> loss``."""
+
+_NO_CURVATURE = (nn.L1Loss, nn.HingeEmbeddingLoss, nn.MarginRankingLoss)
+_TOLERANCE = 1e-3
+
+
+class RowLoss:
+    """Makes a criterion, however it reduces, give one loss for each row, and each row's share in the mean.
+
+    The training loss is taken to be ``sum_i c_i l_i / sum_i c_i``: ``c_i`` is 1, or what torch's cross-entropy divides
+    by, the weights of the classes of the row's targets, those at ``ignore_index`` left out.
+
+    ``by_mean`` says that the criterion gives one number for all rows whatever its ``reduction``: their mean, made by
+    hand. The row's losses are then had by asking of one row at a time, their sum by asking of all at once.
+    """
+
+    def __init__(self, criterion: Any, ask: Ask) -> None:
+        self.ask = ask
+        self.criterion = copy.deepcopy(criterion) if isinstance(criterion, nn.Module) else criterion
+        self.reduction = getattr(criterion, "reduction", None)
+        self.plain = copy.deepcopy(criterion) if isinstance(criterion, nn.Module) else criterion
+        if self.reduction in ("mean", "sum", "batchmean"):
+            self.plain.reduction = "none"
+        self.by_mean = False
+
+    def to(self, like: torch.Tensor) -> None:
+        """The criterion's own tensors (weights of classes, say) to the dtype and device of outputs."""
+        for criterion in (self.plain, self.criterion):
+            if isinstance(criterion, nn.Module):
+                criterion.to(dtype=like.dtype, device=like.device)
+
+    def shares(self, y: torch.Tensor) -> torch.Tensor | None:
+        """``c (n,)``, or None where all are alike."""
+        if self.reduction != "mean" or not isinstance(self.criterion, (nn.CrossEntropyLoss, nn.NLLLoss)):
+            return None
+        if y.is_floating_point():  # class probabilities: torch divides by the number of rows
+            return None
+        weight = self.criterion.weight
+        counted = y != self.criterion.ignore_index
+        if weight is None and y.dim() == 1 and bool(counted.all()):
+            return None
+        shares = counted.to(torch.float64)
+        if weight is not None:
+            codes = torch.where(counted, y, torch.zeros_like(y))
+            shares = shares * weight.detach().cpu().double()[codes.cpu()].to(y.device)
+        return shares.reshape(len(y), -1).sum(dim=1)
+
+    def values(self, out: Any, y: torch.Tensor) -> torch.Tensor:
+        """The loss of each row, ``(n,)``."""
+        n = batch_rows(out)
+        if self.by_mean:
+            return torch.stack([self.ask(self.criterion, take_row(out, i), y[i : i + 1]).reshape(()) for i in range(n)])
+        terms = self.ask(self.plain, out, y)
+        if terms.dim() == 0:
+            raise ValueError("The loss is one number for all rows.")
+        terms = terms.reshape(n, -1)
+        shares = self.shares(y)
+        if shares is not None:
+            divisor = torch.where(shares > 0, shares, torch.ones_like(shares)).to(terms.dtype)
+            return torch.where(shares > 0, terms.sum(dim=1) / divisor, torch.zeros_like(divisor))
+        return terms.sum(dim=1) if self.reduction in ("sum", "batchmean") else terms.mean(dim=1)
+
+    def total(self, out: Any, y: torch.Tensor) -> torch.Tensor:
+        """Their sum."""
+        if self.by_mean:
+            return self.ask(self.criterion, out, y).reshape(()) * batch_rows(out)
+        return self.values(out, y).sum()
+
+    def settle(self, out: Any, y: torch.Tensor) -> str | None:
+        """Find out, on a few rows, how the criterion reduces, by what it gives for each of them alone.
+
+        What it gives for all must be a sum or mean of that; if not, the complaint is returned.
+        """
+        shares = self.shares(y)
+        counted = torch.ones(len(y)) if shares is None else shares.cpu()
+        rows = [i for i in range(len(y)) if counted[i] > 0]
+        if not rows:
+            return None
+        alone = torch.stack([self._whole(take_row(out, i), y[i : i + 1]) for i in rows])
+        together = self._whole(out, y)
+        weight = counted[rows].double()
+        summed = self.reduction == "sum"
+        mean = alone.sum() if summed else (alone * weight).sum() / weight.sum()
+        as_one = _close(mean, together)
+        for self.by_mean in (False, True):
+            if self.by_mean and (summed or shares is not None or not as_one):
+                break
+            try:
+                found = self.values(out, y)[rows].detach().cpu().double()
+            except (RuntimeError, ValueError, TypeError):  # one number for all rows, or not to be had unreduced
+                continue
+            if as_one and _close(found, alone):
+                return None
+        self.by_mean = False
+        return (
+            f"The net's loss is no sum or mean of one term a row: on {len(rows)} rows together it is "
+            f"{float(together):.6g}, and {float(mean):.6g} by what it is on each alone. A loss that compares rows with "
+            "one another, or draws at random, gives rows no gradients of their own."
+        )
+
+    def _whole(self, out: Any, y: torch.Tensor) -> torch.Tensor:
+        """The criterion as it is; the mean of what it does not reduce."""
+        return self.ask(self.criterion, out, y).detach().cpu().double().mean()
+
+
+def _close(a: torch.Tensor, b: torch.Tensor) -> bool:
+    size = max(float(a.abs().max()), float(b.abs().max()), 1e-6)
+    return bool(torch.isfinite(a - b).all()) and float((a - b).abs().max()) <= _TOLERANCE * size
+
+
+class NetLoss:
+    """A `RowLoss` behind the `Loss` protocol: NumPy outputs and targets in, values and derivatives out.
+
+    Parameters
+    ----------
+    rowwise : RowLoss
+    model : NetModel
+        Whose outputs they are.
+    labels : ndarray or None
+        The labels that class codes stand for; None where targets are taken as they are.
+    link : {"softmax", "sigmoid", "identity"} or None
+    from_raw : callable or None
+        Makes of raw outputs what the criterion takes.
+    """
+
+    def __init__(
+        self,
+        rowwise: RowLoss,
+        model: NetModel,
+        labels: np.ndarray | None,
+        link: Link | None,
+        from_raw: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> None:
+        self.rowwise, self.model, self.labels, self.from_raw = rowwise, model, labels, from_raw
+        self.coded = True
+        self._link = link
+
+    @property
+    def link(self) -> Link | None:
+        """What outputs predict, where there is one a column; None where targets are no class codes but should be."""
+        structure = self.model.net.structure
+        if structure is not None and (not structure.single or len(structure.shapes[0]) > 1):
+            return None
+        return self._link if self.coded or self._link == "identity" else None
+
+    @property
+    def twice_differentiable(self) -> bool:
+        criterion = self.rowwise.criterion
+        flat = isinstance(criterion, nn.MultiMarginLoss) and criterion.p == 1
+        return not isinstance(criterion, _NO_CURVATURE) and not flat
+
+    def value(self, F: np.ndarray, y: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            return self._numpy(self.rowwise.values(*self.asked(self.tensor(F), y)), F)
+
+    def gradient(self, F: np.ndarray, y: np.ndarray) -> np.ndarray:
+        with torch.enable_grad():
+            f = self.tensor(F).requires_grad_()
+            (g,) = torch.autograd.grad(self.rowwise.total(*self.asked(f, y)), f)
+        return self._numpy(g, F)
+
+    def hessian_product(self, F: np.ndarray, y: np.ndarray, V: np.ndarray) -> np.ndarray:
+        with torch.enable_grad():
+            f = self.tensor(F).requires_grad_()
+            (g,) = torch.autograd.grad(self.rowwise.total(*self.asked(f, y)), f, create_graph=True)
+            if not g.requires_grad:
+                return np.zeros_like(F)
+            (h,) = torch.autograd.grad((g * self.tensor(V)).sum(), f)
+        return self._numpy(h, F)
+
+    def targets(self, y: np.ndarray) -> torch.Tensor:
+        """Encoded targets as the criterion takes them."""
+        values = y if self.labels is None or y.dtype.kind == "f" else self.labels[y]
+        if values.dtype.kind in "iub":
+            values = values.astype(np.int64)
+        tensor = torch.from_numpy(np.require(values, requirements=["C", "W"]))
+        if tensor.is_floating_point():
+            tensor = tensor.to(torch.float64 if self.model.net.dtype == torch.float64 else torch.float32)
+            if self.model.structure.single:
+                shape = (len(y), *self.model.structure.shapes[0])
+                tensor = tensor.reshape(shape) if tensor.numel() == int(np.prod(shape)) else tensor
+        return tensor.to(self.model.net.device)
+
+    def asked(self, f: torch.Tensor, y: np.ndarray) -> tuple[Any, torch.Tensor]:
+        """Outputs and targets as the criterion takes them, of raw outputs ``(n, K)`` and encoded targets."""
+        out = self.model.structure.unflat(f)
+        self.rowwise.to(f)
+        return out if self.from_raw is None else self.from_raw(out), self.targets(y)
+
+    def tensor(self, F: np.ndarray) -> torch.Tensor:
+        """Raw outputs as a tensor, copied."""
+        return torch.from_numpy(np.array(F, order="C")).to(self.model.net.device)
+
+    @staticmethod
+    def _numpy(tensor: torch.Tensor, like: np.ndarray) -> np.ndarray:
+        found: np.ndarray = tensor.detach().cpu().numpy()
+        return found.astype(like.dtype, copy=False)

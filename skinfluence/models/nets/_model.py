@@ -1,0 +1,366 @@
+"""A net behind the seam of `DifferentiableModel`: flat NumPy vectors outside, torch within."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn import get_config
+
+from .._layers import LayerRows
+from .._protocol import Cotangents
+from ._engines import jacobians, rows_within, written_out
+from ._ghost import Plan, layer_rows, make_plan
+from ._net import Net, Structure, Tensors
+from ._probe import MOST_ROWS, State, can_vmap, engine_of, find_engine, look_at, spread, tolerance_of
+from ._row_gradients import row_gradients_by_loop, squared_norms
+from ._rows import NetRows
+from ._states import state_vector
+
+
+_NO_SECOND = "torch has no second derivative of {}: {}. Use curvature='gauss_newton', which needs none."
+
+
+class NetModel:
+    """Raw outputs of a torch module as a function of a flat vector of its chosen parameters.
+
+    Outputs and their derivatives along a direction come from one forward pass on dual numbers where torch has its
+    derivatives, and otherwise from the first of `ENGINES` that agrees with the rows' own backward passes; ``engine``
+    names it. Rows go through in blocks of a size found from the widest activation, halved when the device runs out of
+    memory.
+    """
+
+    def __init__(self, net: Net, params: np.ndarray | None = None, state: State | None = None) -> None:
+        self.net = net
+        self.state = State() if state is None else state
+        params = net.flat(net.theta) if params is None else np.array(params, dtype=np.float64).reshape(-1)
+        if params.shape != (net.n_params,):
+            raise ValueError(f"params must have {net.n_params} entries, got {params.shape[0]}.")
+        params.flags.writeable = False
+        self._params = params
+
+    @property
+    def params(self) -> np.ndarray:
+        return self._params
+
+    @property
+    def n_outputs(self) -> int:
+        """K; 0 before the first rows were seen."""
+        return self.net.n_outputs
+
+    @property
+    def blocks(self) -> dict[str, slice]:
+        return self.net.blocks()
+
+    @property
+    def engine(self) -> str:
+        """How derivatives along a direction are taken; "auto" before the first rows were seen."""
+        return self.state.engine
+
+    @property
+    def structure(self) -> Structure:
+        assert self.net.structure is not None
+        return self.net.structure
+
+    def vector_of(self, state: Any) -> np.ndarray:
+        """The chosen parameters ``(p,)`` out of a state dict, or of a file that one was saved to."""
+        return state_vector(self.net, state)
+
+    def at(self, params: np.ndarray) -> NetModel:
+        return NetModel(self.net, params, self.state)
+
+    # --- what every model has -----------------------------------------------------------------------------------------
+
+    def outputs(self, X: Any) -> np.ndarray:
+        return self.outputs_and_jvps(X, [self._params], [])[0][0]
+
+    def jvp(self, X: Any, v: np.ndarray) -> np.ndarray:
+        return self.outputs_and_jvps(X, [self._params], [v])[1][0]
+
+    def vjp(self, X: Any, cotangents: np.ndarray) -> np.ndarray:
+        return self.pull_back(X, [self._params], lambda F, at, member: cotangents[at])[0]
+
+    def outputs_and_jvps(
+        self, X: Any, params: Sequence[np.ndarray], directions: Sequence[np.ndarray]
+    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        rows = self.rows(X)
+        if directions:
+            self.probe(rows)
+        engine = engine_of(self.state.engine) if self.state.engine_found else None
+        Fs, Ts = [], []
+        # Members one after the other: a copy of the parameters in flight, made once for all rows.
+        for m, member in enumerate(params):
+            theta = self.net.unflat(member)
+            v = self.net.unflat(directions[m]) if m < len(directions) else None
+            F = np.empty((len(rows), self.n_outputs), dtype=rows.dtype)
+            T = np.full_like(F, np.nan)
+
+            def work(
+                batch: Any, at: slice, theta: Tensors = theta, v: Tensors | None = v
+            ) -> tuple[torch.Tensor, torch.Tensor | None]:
+                if v is None or engine is None:
+                    with torch.no_grad():
+                        return self.net.raw(theta, batch), None
+                return engine(self.net, theta, v, batch)
+
+            for at, (f, t) in self._over_blocks(rows, work):
+                F[at] = _as_numpy(f)
+                if t is not None:
+                    T[at] = _as_numpy(t)
+            Fs.append(F)
+            if v is not None:
+                Ts.append(T)
+        return Fs, Ts
+
+    def pull_back(self, X: Any, params: Sequence[np.ndarray], cotangents: Cotangents) -> list[np.ndarray]:
+        rows = self.rows(X)
+        totals = []
+        for m, member in enumerate(params):
+            leaves = {name: tensor.requires_grad_() for name, tensor in self.net.unflat(member).items()}
+
+            def work(batch: Any, at: slice, leaves: Tensors = leaves, m: int = m) -> Sequence[torch.Tensor | None]:
+                F = self.net.raw(leaves, batch)
+                D = self._cotangents(F, cotangents, at, m)
+                return torch.autograd.grad(F, list(leaves.values()), D, allow_unused=True)
+
+            totals.append(self._summed(rows, work))
+        return totals
+
+    def squared_row_norms(self, X: Any, cotangents: Cotangents, free: np.ndarray) -> np.ndarray:
+        # Parameters that are not free, the rows of embeddings that stand for padding, have no gradients.
+        rows = self.rows(X)
+        out = np.zeros(len(rows))
+        plan, vmappable, most = self._plan(rows)
+        theta = self.net.unflat(self._params)
+
+        def work(batch: Any, at: slice) -> np.ndarray:
+            layers = layer_rows(self.net, theta, batch, self._pull(cotangents, at), plan, vmappable)
+            if layers is not None:
+                total: np.ndarray = np.sum([layer.squared_norms() for layer in layers], axis=0)
+                return total
+            # The module goes another way with these rows than with the first.
+            return squared_norms(self.net, theta, batch, self._pull(cotangents, at), self._vmappable(rows))
+
+        for at, found in self._over_blocks(rows, work, most):
+            out[at] = found
+        return out
+
+    def input_gradient(self, X: Any, cotangents: np.ndarray) -> np.ndarray:
+        rows = self.rows(X)
+        theta = self.net.unflat(self._params)
+
+        def work(batch: Any, at: slice) -> torch.Tensor:
+            if not isinstance(batch, torch.Tensor) or not batch.is_floating_point() or batch.dim() != 2:
+                raise TypeError(
+                    f"Rows can be moved where they are one table of real numbers; {self.net.name} takes rows "
+                    f"{rows.described()}."
+                )
+            x = batch.detach().requires_grad_()
+            F = self.net.raw(theta, x)
+            (g,) = torch.autograd.grad(F, x, self._cotangents(F, lambda F, at, m: cotangents[at], at, 0))
+            return g
+
+        return np.concatenate([_as_numpy(g) for _, g in self._over_blocks(rows, work)])
+
+    # --- what some methods need ---------------------------------------------------------------------------------------
+
+    def second_order(self, X: Any, cotangents: np.ndarray, v: np.ndarray) -> np.ndarray:
+        """``sum_ik cotangents[i, k] (d²F_ik / dparams²) v``, ``(p,)``: what the Hessian has beyond Gauss-Newton.
+
+        Raises
+        ------
+        TypeError
+            If torch has no second derivative of the module, or one that is not symmetric.
+        """
+        rows = self.rows(X)
+        if not self.state.twice:
+            few = self._few(rows)
+            rng = np.random.RandomState(0)
+            D, (u, w) = rng.standard_normal((len(few), self.n_outputs)), rng.standard_normal((2, self.net.n_params))
+            left, right = u @ self._second_order(few, D, w), w @ self._second_order(few, D, u)
+            size = max(np.linalg.norm(self._second_order(few, D, w)) * np.linalg.norm(u), 1e-12)
+            if abs(left - right) > tolerance_of(self.net) * size:
+                raise TypeError(_NO_SECOND.format(self.net.name, "what it gives is not symmetric"))
+            self.state.twice = True
+        return self._second_order(rows, cotangents, v)
+
+    def _second_order(self, rows: NetRows, cotangents: np.ndarray, v: np.ndarray) -> np.ndarray:
+        direction = self.net.unflat(v)
+        leaves = {name: tensor.requires_grad_() for name, tensor in self.net.unflat(self._params).items()}
+        wanted = list(leaves.values())
+
+        def work(batch: Any, at: slice) -> Sequence[torch.Tensor | None]:
+            with written_out(self.net):
+                F = self.net.raw(leaves, batch)
+                D = self._cotangents(F, lambda F, at, m: cotangents[at], at, 0)
+                first = torch.autograd.grad(F, wanted, D, create_graph=True, allow_unused=True)
+                pairs = [(g, direction[name]) for name, g in zip(leaves, first, strict=True) if g is not None]
+                along = torch.stack([(g * d).sum() for g, d in pairs]).sum()
+                if not along.requires_grad:  # a linear module: its outputs have no second derivative
+                    return [None] * len(wanted)
+                return torch.autograd.grad(along, wanted, allow_unused=True)
+
+        try:
+            return self._summed(rows, work)
+        except RuntimeError as error:
+            if _is_out_of_memory(error):
+                raise
+            raise TypeError(_NO_SECOND.format(self.net.name, error)) from error
+
+    def jacobians(self, X: Any) -> Iterator[np.ndarray]:
+        """Jacobians ``(b, K, p)`` of consecutive rows, a few at a time."""
+        rows, theta = self.rows(X), self.net.unflat(self._params)
+        self._few(rows)
+        if self.state.jacobians_by_vmap is None:
+            self.state.jacobians_by_vmap = can_vmap(self.net, theta, self.state, jacobian=True)
+
+        def work(batch: Any, at: slice) -> np.ndarray:
+            if self.state.jacobians_by_vmap:
+                (J,) = jacobians(self.net, theta, batch)
+                flat = [_as_numpy(J[name].reshape(*J[name].shape[:2], -1)) for name in theta]
+                return np.concatenate(flat, axis=2).astype(np.float64)
+            columns = []
+            for k in range(self.n_outputs):
+                D = torch.zeros((at.stop - at.start, self.n_outputs), dtype=self.net.dtype, device=self.net.device)
+                D[:, k] = 1
+                loop = row_gradients_by_loop(self.net, theta, batch, D, list(theta))
+                columns.append(np.stack([self.net.flat(row) for row, _ in loop]))
+            return np.stack(columns, axis=1)
+
+        for _, J in self._over_blocks(rows, work, rows_within(8 * self.n_outputs * self.net.n_params)):
+            yield J
+
+    @property
+    def widest_layer(self) -> int:
+        """Nothing beside the blocks that are cut here."""
+        return 0
+
+    def layers(self, X: Any, cotangents: Cotangents, free: np.ndarray) -> Iterator[tuple[slice, list[LayerRows]]]:
+        """The gradients of ``sum_k D_ik F_ik`` of blocks of rows, layer by layer; what is not ``free`` has none.
+
+        Raises
+        ------
+        TypeError
+            If the way through the module depends on the data, so that there are no layers to speak of.
+        """
+        rows, theta = self.rows(X), self.net.unflat(self._params)
+        plan, vmappable, most = self._plan(rows)
+
+        def work(batch: Any, at: slice) -> list[LayerRows]:
+            found = layer_rows(self.net, theta, batch, self._pull(cotangents, at), plan, vmappable)
+            if found is None:
+                raise TypeError(
+                    f"{self.net.name} goes another way with these rows than with the first ones, so that it has no "
+                    "layers to go by. Use a method that needs none, such as 'ip'."
+                )
+            return found
+
+        yield from self._over_blocks(rows, work, most)
+
+    @property
+    def uncovered(self) -> list[str]:
+        """Parameters whose gradients are had row by row alone; known once rows were probed."""
+        if self.state.few is None:
+            return []
+        plan, _, _ = self._plan(self.state.few)
+        return [name.removeprefix("inner.") for name in plan.rest]
+
+    # --- first rows ---------------------------------------------------------------------------------------------------
+
+    def rows(self, X: Any) -> NetRows:
+        """Rows as blocks of the net's input; the first that are seen show what it puts out."""
+        rows = X if isinstance(X, NetRows) else NetRows.of(X, self.net.numpy_dtype)
+        if self.net.structure is None:
+            look_at(self.net, self.net.unflat(self._params), rows, self.state)
+        return rows
+
+    def probe(self, rows: NetRows) -> None:
+        """Choose the engine, on some of ``rows``, unless that was done."""
+        if not self.state.engine_found:
+            self.state.few = spread(rows)
+            find_engine(self.net, self.net.unflat(self._params), self.state)
+
+    def _few(self, rows: NetRows) -> NetRows:
+        """The rows that things are tried on: of the first that were seen."""
+        if self.state.few is None:
+            self.state.few = spread(rows)
+        return self.state.few
+
+    def _vmappable(self, rows: NetRows) -> bool:
+        if self.state.vmappable is None:
+            self._few(rows)
+            self.state.vmappable = can_vmap(self.net, self.net.unflat(self._params), self.state)
+        return self.state.vmappable
+
+    def _plan(self, rows: NetRows) -> tuple[Plan, bool, int | None]:
+        """How layers are read, whether the rest goes by vmap, and how many rows may go at once for its sake."""
+        if self.state.plan is None:
+            few, theta = self._few(rows), self.net.unflat(self._params)
+            with self.net.still():
+                batch = few.batch(self.net.device, self.net.cast)
+                D = self.net.tensor(np.random.RandomState(0).standard_normal((len(few), self.n_outputs)))
+                self.state.plan = make_plan(self.net, theta, batch, lambda F: D, tolerance_of(self.net))
+        plan = self.state.plan
+        if not plan.rest:
+            return plan, True, None
+        numbers = sum(self.net.theta[name].numel() for name in plan.rest)
+        budget = get_config()["working_memory"] * 2**20 / 4
+        return plan, self._vmappable(rows), max(int(budget / (16 * numbers)), 1)
+
+    # --- within -------------------------------------------------------------------------------------------------------
+
+    def _pull(self, cotangents: Cotangents, at: slice) -> Callable[[torch.Tensor], torch.Tensor]:
+        return lambda F: self._cotangents(F, cotangents, at, 0)
+
+    def _cotangents(self, F: torch.Tensor, cotangents: Cotangents, at: slice, member: int) -> torch.Tensor:
+        D = np.asarray(cotangents(_as_numpy(F), at, member))
+        return torch.from_numpy(np.require(D, requirements=["C", "W"])).to(F.dtype).to(F.device)
+
+    def _summed(self, rows: NetRows, work: Callable[[Any, slice], Sequence[torch.Tensor | None]]) -> np.ndarray:
+        """The sum over blocks of tensors in the parameters' shapes, as a vector ``(p,)``; added up in float64."""
+        wide = torch.float32 if self.net.device.type == "mps" else torch.float64
+        summed: Tensors = {}
+        for _, parts in self._over_blocks(rows, work):
+            for name, part in zip(self.net.theta, parts, strict=True):
+                if part is None:
+                    continue
+                if name not in summed:
+                    summed[name] = torch.zeros_like(part, dtype=wide, memory_format=torch.contiguous_format)
+                summed[name] += part
+        return self.net.flat(summed)
+
+    def _over_blocks(
+        self, rows: NetRows, work: Callable[[Any, slice], Any], most: int | None = None
+    ) -> Iterator[tuple[slice, Any]]:
+        """``work(batch, rows)`` over blocks; out of memory halves the block, and the work goes on."""
+        start = 0
+        while start < len(rows):
+            size = min(self.state.block_rows or 1, most or MOST_ROWS)
+            at = slice(start, min(start + size, len(rows)))
+            try:
+                with self.net.still(), torch.enable_grad():
+                    result = work(rows[at].batch(self.net.device, self.net.cast), at)
+            except (RuntimeError, MemoryError) as error:
+                if not _is_out_of_memory(error) or size == 1:
+                    raise
+                self.state.block_rows = size // 2
+            else:
+                yield at, result
+                start = at.stop
+                continue
+            if self.net.device.type == "cuda":  # here, where the error no longer holds what was computed
+                torch.cuda.empty_cache()
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    known = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
+    return isinstance(error, (known, MemoryError)) or "not enough memory" in str(error)
+
+
+def _as_numpy(tensor: torch.Tensor) -> np.ndarray:
+    tensor = tensor.detach()
+    tensor = tensor if tensor.dtype == torch.float64 else tensor.float()
+    found: np.ndarray = tensor.cpu().numpy()
+    return found

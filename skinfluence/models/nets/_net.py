@@ -1,0 +1,295 @@
+"""A net as a function of chosen parameters: a frozen copy of the user's module, in evaluation mode."""
+
+from __future__ import annotations
+
+import copy
+import re
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.func import functional_call
+
+Tensors = dict[str, torch.Tensor]
+
+# One for all nets: what is held still (random numbers, which kernels are used) is torch's as a whole.
+_LOCK = threading.RLock()
+
+
+class Net:
+    """A module's raw outputs as a function of some of its parameters.
+
+    The module is copied once, so that nothing done here (evaluation mode, gradients, compiling) can reach the user's
+    own; a lock keeps threads apart, because torch puts parameters into a module by swapping them.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+    parameters : "all", "last_layer", str, list of str or callable
+        The parameters that gradients are taken in; see `skinfluence.nets.DifferentiableNet`.
+    call : callable, default=None
+        ``call(module, batch)``: how the module is asked; ``module(batch)`` if None.
+    to_raw : callable, default=None
+        Applied to the output, to make raw outputs of probabilities.
+    dtype : torch.dtype or None
+        Floating dtype that the copy is moved to; None leaves it.
+    cast_inputs : bool
+        Whether floating inputs are brought to the module's own dtype.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        parameters: Any = "all",
+        *,
+        call: Callable[[nn.Module, Any], Any] | None = None,
+        to_raw: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        dtype: torch.dtype | None = None,
+        cast_inputs: bool = False,
+    ) -> None:
+        module = getattr(module, "_orig_mod", module)  # of torch.compile
+        names = choose(module, parameters)
+        try:
+            module = copy.deepcopy(module, _detached_leftovers(module))
+        except Exception as error:
+            raise TypeError(
+                f"{type(module).__name__} cannot be copied ({error}), and influence is taken on a copy so that the "
+                "net stays as it is. Keep no tensors with a gradient history in its attributes."
+            ) from error
+        if dtype is not None:
+            module = module.to(dtype)
+        module.eval().requires_grad_(False)
+        self.module = Asked(module, call, to_raw)
+        owned = dict(module.named_parameters())
+        self.theta: Tensors = {f"inner.{name}": owned[name].detach() for name in names}
+        first = next(iter(self.theta.values()))
+        self.device, self.dtype = first.device, first.dtype
+        self.cast = self.dtype if cast_inputs or dtype is not None else None
+        sizes = [tensor.numel() for tensor in self.theta.values()]
+        starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).tolist()
+        self.offsets: dict[str, int] = dict(zip(self.theta, starts, strict=True))
+        self.name = type(module).__name__
+        self.recurrent = any(isinstance(part, nn.RNNBase) for part in module.modules())
+        self.structure: Structure | None = None
+        self.compiled: Any = None
+
+    @property
+    def numpy_dtype(self) -> np.dtype:
+        """What outputs become outside of torch: NumPy has no bfloat16, and little use for float16."""
+        return np.dtype(np.float64 if self.dtype == torch.float64 else np.float32)
+
+    def raw(self, theta: Tensors, batch: Any) -> torch.Tensor:
+        """Raw outputs ``(n, K)`` at parameters ``theta`` (by name, a subset of the module's)."""
+        return self.flattened(self.ask(theta, batch))
+
+    def ask(self, theta: Tensors, batch: Any) -> Any:
+        """What the module itself gives."""
+        return functional_call(self.module, theta, (batch,))
+
+    def flattened(self, out: Any) -> torch.Tensor:
+        if self.structure is None:
+            self.structure = Structure.of(out)
+        return self.structure.flat(out)
+
+    @contextmanager
+    def still(self) -> Iterator[None]:
+        """The lock held, and torch's random numbers put back afterwards.
+
+        On CUDA the fused recurrence is off: it has no backward pass in evaluation mode.
+        """
+        devices = [self.device] if self.device.type == "cuda" else []
+        plain = self.recurrent and self.device.type == "cuda"
+        kernels = torch.backends.cudnn.flags(enabled=False) if plain else nullcontext()
+        with _LOCK, torch.random.fork_rng(devices=devices), kernels:
+            yield
+
+    @property
+    def n_outputs(self) -> int:
+        """K; known once the module was asked."""
+        return 0 if self.structure is None else sum(self.structure.widths)
+
+    # --- flat vectors -------------------------------------------------------------------------------------------------
+
+    @property
+    def n_params(self) -> int:
+        return sum(t.numel() for t in self.theta.values())
+
+    def blocks(self) -> dict[str, slice]:
+        """Slices of the flat vector, one for each module that owns parameters."""
+        found: dict[str, slice] = {}
+        start = 0
+        for name, tensor in self.theta.items():
+            layer = name.removeprefix("inner.").rpartition(".")[0] or "module"
+            stop = start + tensor.numel()
+            if layer in found and found[layer].stop == start:
+                found[layer] = slice(found[layer].start, stop)
+            else:
+                found[layer if layer not in found else name.removeprefix("inner.")] = slice(start, stop)
+            start = stop
+        return found
+
+    def flat(self, tensors: Mapping[str, torch.Tensor | None]) -> np.ndarray:
+        """A float64 vector ``(p,)``; missing tensors are zero."""
+        out = np.zeros(self.n_params)
+        for name, tensor in tensors.items():
+            if tensor is not None:
+                start = self.offsets[name]
+                out[start : start + tensor.numel()] = tensor.detach().cpu().double().reshape(-1).numpy()
+        return out
+
+    def tensor(self, values: np.ndarray) -> torch.Tensor:
+        """An array in the net's dtype and on its device, copied."""
+        return torch.tensor(values, dtype=self.dtype).to(self.device)
+
+    def unflat(self, vector: np.ndarray) -> Tensors:
+        """The parts of a flat vector, by name, in the net's dtype and on its device."""
+        whole = self.tensor(np.asarray(vector, dtype=np.float64))
+        parts: Tensors = {}
+        for name, like in self.theta.items():
+            start = self.offsets[name]
+            parts[name] = whole[start : start + like.numel()].reshape(like.shape)
+        return parts
+
+    def padding(self) -> np.ndarray:
+        """Marks ``(p,)`` of the rows of embeddings that stand for padding and never learn.
+
+        Where another module shares the matrix (tied embeddings), its gradient reaches them, and they do.
+        """
+        owners = Counter(id(tensor) for _, tensor in self.module.named_parameters(remove_duplicate=False))
+        marks: Tensors = {}
+        for path, module in self.module.named_modules():
+            index = getattr(module, "padding_idx", None)
+            name = f"{path}.weight"
+            known = isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and name in self.theta
+            if known and isinstance(index, int) and owners[id(module.weight)] == 1:
+                marks[name] = torch.zeros_like(self.theta[name])
+                marks[name][index] = 1
+        return self.flat(marks).astype(bool)
+
+
+def _detached_leftovers(module: nn.Module) -> dict[int, Any]:
+    """What stands in a copy for tensors that were computed and kept in attributes, which torch does not copy."""
+    return {
+        id(value): value.detach().clone()
+        for part in module.modules()
+        for value in vars(part).values()
+        if isinstance(value, torch.Tensor) and not value.is_leaf
+    }
+
+
+class Asked(nn.Module):
+    """The module as it is asked: its call and what is done to its output are a part of one module."""
+
+    def __init__(self, inner: nn.Module, call: Any, to_raw: Any) -> None:
+        super().__init__()
+        self.inner = inner
+        self.call, self.to_raw = call, to_raw
+        self.eval()
+
+    def forward(self, batch: Any) -> Any:
+        out = self.inner(batch) if self.call is None else self.call(self.inner, batch)
+        return out if self.to_raw is None else self.to_raw(out)
+
+
+class Structure:
+    """How a module's output, a tensor or a tuple, list or dict of tensors, lies in the columns of the raw outputs."""
+
+    def __init__(self, kind: type | None, names: list[Any], shapes: list[torch.Size]) -> None:
+        self.kind, self.names, self.shapes = kind, names, shapes
+
+    @classmethod
+    def of(cls, out: Any) -> Structure:
+        if isinstance(out, torch.Tensor):
+            return cls(None, [0], [out.shape[1:]])
+        items = (
+            dict(out) if isinstance(out, Mapping) else dict(enumerate(out)) if isinstance(out, (tuple, list)) else {}
+        )
+        if not items or not all(isinstance(part, torch.Tensor) for part in items.values()):
+            raise TypeError(
+                f"A net must return a tensor, or a tuple, list or dict of tensors, got {type(out).__name__}. Wrap it "
+                "in a module that returns what the loss needs."
+            )
+        kind = dict if isinstance(out, Mapping) else type(out)
+        return cls(kind, list(items), [part.shape[1:] for part in items.values()])
+
+    @property
+    def single(self) -> bool:
+        return self.kind is None
+
+    @property
+    def widths(self) -> list[int]:
+        return [shape.numel() for shape in self.shapes]
+
+    def flat(self, out: Any) -> torch.Tensor:
+        if self.kind is None:
+            return out.reshape(out.shape[0], -1)
+        return torch.cat([out[name].reshape(out[name].shape[0], -1) for name in self.names], dim=1)
+
+    def unflat(self, F: torch.Tensor) -> Any:
+        if self.kind is None:
+            return F.reshape(F.shape[0], *self.shapes[0])
+        parts = [
+            part.reshape(F.shape[0], *shape)
+            for part, shape in zip(F.split(self.widths, dim=1), self.shapes, strict=True)
+        ]
+        return dict(zip(self.names, parts, strict=True)) if self.kind is dict else tuple(parts)
+
+
+def choose(module: nn.Module, parameters: Any) -> list[str]:
+    """Names of the chosen parameters, in the module's order, shared ones once."""
+    every = dict(module.named_parameters())
+    for name, tensor in every.items():
+        if isinstance(tensor, nn.parameter.UninitializedParameter):
+            raise ValueError(f"Parameter {name!r} has no values yet: run the lazy module once, or fit it.")
+    free = {name: tensor for name, tensor in every.items() if tensor.requires_grad}
+    if not free:
+        raise ValueError(f"{type(module).__name__} has no parameter with requires_grad=True to take influence through.")
+    chosen = _matching(module, free, every, parameters)
+    kinds = {free[name].dtype for name in chosen}
+    if any(not kind.is_floating_point for kind in kinds) or len(kinds) > 1:
+        raise TypeError(
+            f"Parameters must be of one real floating dtype, got {sorted(map(str, kinds))}. Choose some of them by "
+            "parameters=..., or bring the module to one dtype."
+        )
+    if len({free[name].device for name in chosen}) > 1:
+        raise TypeError("Parameters must be on one device. Choose those on one by parameters=....")
+    return chosen
+
+
+def _matching(module: nn.Module, free: Mapping[str, Any], every: Mapping[str, Any], parameters: Any) -> list[str]:
+    if isinstance(parameters, str) and parameters == "all":
+        return list(free)
+    if isinstance(parameters, str) and parameters == "last_layer":
+        # The last of the modules, in the order they were registered, that owns parameters itself.
+        owners = [
+            [f"{path}.{own}" if path else own for own, _ in part.named_parameters(recurse=False)]
+            for path, part in module.named_modules()
+        ]
+        return next(names for names in ([n for n in owned if n in free] for owned in reversed(owners)) if names)
+    if isinstance(parameters, str):
+        try:
+            pattern = re.compile(parameters)
+        except re.error as error:
+            raise ValueError(f"parameters={parameters!r} is no regular expression: {error}.") from error
+        chosen = [name for name in free if pattern.search(name)]
+    elif callable(parameters):
+        chosen = [name for name, tensor in free.items() if parameters(name, tensor)]
+    elif isinstance(parameters, (list, tuple)) and all(isinstance(name, str) for name in parameters):
+        for name in parameters:
+            if name not in free:
+                why = "is frozen (requires_grad=False)" if name in every else "is none of its parameters"
+                raise ValueError(f"parameters names {name!r}, which {why}. Those that can move are {list(free)}.")
+        chosen = [name for name in free if name in set(parameters)]
+    else:
+        raise TypeError(
+            "parameters must be 'all', 'last_layer', a regular expression, a list of names or a callable(name, "
+            f"tensor) -> bool, got {parameters!r}."
+        )
+    if not chosen:
+        raise ValueError(f"parameters={parameters!r} chooses none of {list(free)}.")
+    return chosen

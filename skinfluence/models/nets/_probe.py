@@ -1,0 +1,202 @@
+"""What is found out about a net on a few of its rows, before it is trusted with all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn import get_config
+
+from ._engines import ENGINES, Engine, compiled, jacobians
+from ._ghost import Plan
+from ._net import Net, Tensors
+from ._row_gradients import row_gradients, row_gradients_by_loop
+from ._rows import NetRows
+
+# Measured: blocks whose widest activation fits in a core's own cache were near the best for every net tried; an
+# accelerator wants more of them at once.
+_CACHE_BYTES = {"cpu": 1 << 21}
+_DEVICE_BYTES = 1 << 28
+MOST_ROWS = 4096
+# How far two right derivatives of the same outputs may be apart, relative to their size.
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 5e-3}
+LOOSE = 1e-1
+_N_PROBED = 5
+_DEPENDENT = (
+    "{} gives a row other outputs alone than together with others, in evaluation mode too, so that rows have no "
+    "gradients of their own. Batch statistics (BatchNorm with track_running_stats=False) and branches on a whole batch "
+    "do that."
+)
+
+
+@dataclass
+class State:
+    """What is learned of a net from the first rows it sees; shared by its copies at other parameters."""
+
+    engine: str = "auto"
+    block_rows: int | None = None
+    few: NetRows | None = None
+    engine_found: bool = False
+    vmappable: bool | None = None
+    jacobians_by_vmap: bool | None = None
+    twice: bool = False  # whether second derivatives were found to be symmetric
+    plan: Plan | None = None
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+def tolerance_of(net: Net) -> float:
+    return TOLERANCE.get(net.dtype, LOOSE)
+
+
+def engine_of(name: str) -> Engine:
+    return compiled if name == "compiled" else ENGINES[name]
+
+
+def look_at(net: Net, theta: Tensors, rows: NetRows, state: State) -> None:
+    """The number of outputs and the size of blocks, from the first rows."""
+    few = rows[: min(2, len(rows))]
+    widest = [1]
+
+    def note(module: Any, inputs: Any, output: Any) -> None:
+        for part in (*inputs, *(output if isinstance(output, (tuple, list)) else [output])):
+            if isinstance(part, torch.Tensor):
+                widest.append(part.numel() * part.element_size() // len(few))
+
+    hooks = [module.register_forward_hook(note) for module in net.module.modules()]
+    drawn = np.random.get_state()  # noqa: NPY002 - a module may draw from it
+    try:
+        with net.still(), torch.no_grad():
+            batch = few.batch(net.device, net.cast)
+            F = _first_outputs(net, theta, batch, few)
+            again = net.raw(theta, batch)
+    finally:
+        np.random.set_state(drawn)  # noqa: NPY002
+        for hook in hooks:
+            hook.remove()
+    if F.shape[0] != len(few):
+        raise TypeError(f"A net must return one output a row: {len(few)} rows went in, {F.shape[0]} came out.")
+    if bool(torch.isfinite(F).all()) and not torch.allclose(F, again, rtol=tolerance_of(net), atol=tolerance_of(net)):
+        raise TypeError(
+            f"{net.name} gives other outputs each time although it is in evaluation mode: it draws at random in "
+            "forward. Draw only where self.training is True."
+        )
+    cache = _CACHE_BYTES.get(net.device.type, _DEVICE_BYTES)
+    budget = min(cache, int(get_config()["working_memory"] * 2**20) // 8)
+    if state.block_rows is None:
+        state.block_rows = int(min(max(budget // max(widest), 1), MOST_ROWS))
+
+
+def _first_outputs(net: Net, theta: Tensors, batch: Any, few: NetRows) -> torch.Tensor:
+    try:
+        out = net.ask(theta, batch)
+    except (RuntimeError, IndexError, KeyError, ValueError, AttributeError, TypeError) as error:
+        kind = TypeError if isinstance(error, (KeyError, AttributeError, TypeError)) else ValueError
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise kind(
+            f"{net.name} fails on these rows: {first}. Its parameters are {str(net.dtype).removeprefix('torch.')}, and "
+            f"X is {few.described()}: give it rows as it was trained on."
+        ) from error
+    return net.flattened(out)
+
+
+def spread(rows: NetRows) -> NetRows:
+    """A few rows from first to last."""
+    return rows[np.unique(np.linspace(0, len(rows) - 1, _N_PROBED).astype(int))]
+
+
+def find_engine(net: Net, theta: Tensors, state: State) -> None:
+    """Choose the engine: the first that agrees with backward passes of single rows.
+
+    Raises
+    ------
+    TypeError
+        If none of those asked for does, or if a row's outputs depend on the rows that go through with it.
+    """
+    assert state.few is not None
+    tolerance = tolerance_of(net)
+    with net.still():
+        batch = state.few.batch(net.device, net.cast)
+        with torch.no_grad():
+            F = net.raw(theta, batch)
+        if not bool(torch.isfinite(F).all()):
+            return  # what is wrong with the rows, or the parameters, is said where their outputs are used
+        D, v = _directions(net, F)
+        wanted, sizes = [], []
+        for i, (row, alone) in enumerate(_alone(net, theta, batch, D)):
+            if float((F[i] - alone).abs().max()) > tolerance * float(torch.maximum(F[i].abs(), alone.abs()).max()):
+                raise TypeError(_DEPENDENT.format(net.name))
+            parts = torch.stack([(row[name] * v[name]).sum() for name in row])
+            wanted.append(parts.sum())
+            sizes.append(torch.stack([(row[name] * v[name]).norm() for name in row]).norm())
+        size = float(torch.stack([*sizes, *(w.abs() for w in wanted)]).max())
+        names = list(ENGINES) if state.engine == "auto" else [state.engine]
+        for name in names:
+            state.refused.pop(name, None)
+            try:
+                found, T = engine_of(name)(net, theta, v, batch)
+                error = float(((D * T).sum(dim=1) - torch.stack(wanted)).abs().max())
+                error = max(error, 0.0 if torch.allclose(found, F, rtol=tolerance, atol=tolerance) else float("inf"))
+                if error <= tolerance * size:
+                    state.engine, state.engine_found = name, True
+                    return
+                state.refused[name] = f"off by {error:.3g} where the values are about {size:.3g}"
+            except Exception as error:  # a user's module may raise anything where a derivative is missing
+                state.refused[name] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    raise TypeError(
+        f"{net.name} cannot be differentiated by {' or '.join(repr(name) for name in names)} ("
+        + "; ".join(f"{name}: {state.refused[name]}" for name in names)
+        + "). "
+        + ("Leave compile=True out." if state.engine == "compiled" else "Leave engine at 'auto'.")
+    )
+
+
+def _directions(net: Net, F: torch.Tensor) -> tuple[torch.Tensor, Tensors]:
+    """Cotangents of the outputs, and a direction in the parameters."""
+    rng = np.random.RandomState(0)
+    D = net.tensor(rng.standard_normal(tuple(F.shape)))
+    return D, net.unflat(rng.standard_normal(net.n_params))
+
+
+def _alone(net: Net, theta: Tensors, batch: Any, D: torch.Tensor) -> Iterator[tuple[Tensors, torch.Tensor]]:
+    try:
+        yield from row_gradients_by_loop(net, theta, batch, D, list(theta))
+    except ValueError as error:  # as batch normalisation says that one row is too few
+        raise TypeError(_DEPENDENT.format(net.name)) from error
+
+
+def can_vmap(net: Net, theta: Tensors, state: State, *, jacobian: bool = False) -> bool:
+    """Whether per-row gradients (or Jacobians) by vmap are those of the rows' own backward passes."""
+    assert state.few is not None
+    with net.still():
+        batch = state.few.batch(net.device, net.cast)
+        with torch.no_grad():
+            D, _ = _directions(net, net.raw(theta, batch))
+        truth = row_gradients_by_loop(net, theta, batch, D, list(theta))
+        worst = size = 0.0
+        try:
+            by_vmap = _contracted(net, theta, batch, D) if jacobian else _one_by_one(net, theta, batch, D)
+            for found, (wanted, _) in zip(by_vmap, truth, strict=True):
+                for name, g in wanted.items():
+                    size = max(size, float(g.abs().max()))
+                    worst = max(worst, float((found[name].reshape(g.shape) - g).abs().max()))
+        except Exception:  # whatever vmap meets in a user's module: it is not for this one
+            return False
+    return worst <= tolerance_of(net) * size
+
+
+def _one_by_one(net: Net, theta: Tensors, batch: Any, D: torch.Tensor) -> Iterator[Tensors]:
+    for part in row_gradients(net, theta, batch, D, list(theta), vmappable=True):
+        n = len(next(iter(part.values())))
+        yield from ({name: g[i] for name, g in part.items()} for i in range(n))
+
+
+def _contracted(net: Net, theta: Tensors, batch: Any, D: torch.Tensor) -> Iterator[Tensors]:
+    done = 0
+    for part in jacobians(net, theta, batch):
+        n = len(next(iter(part.values())))
+        for i in range(n):
+            yield {name: D[done + i] @ J[i].reshape(J.shape[1], -1) for name, J in part.items()}
+        done += n

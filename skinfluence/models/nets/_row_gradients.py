@@ -1,0 +1,64 @@
+"""The gradients of a net's rows themselves: by vmap, or by a backward pass for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.func import grad, vmap
+
+from .._layers import to_numpy
+from ._engines import map_batch, rows_within, take_row, take_rows, written_out
+from ._net import Net, Tensors
+
+Pull = Callable[[torch.Tensor], torch.Tensor]
+"""``F -> D``: cotangents ``(n, K)`` of raw outputs."""
+
+
+def row_gradients(
+    net: Net, theta: Tensors, batch: Any, D: torch.Tensor, names: list[str], *, vmappable: bool
+) -> Iterator[Tensors]:
+    """Gradients of ``sum_k D_ik F_ik``, ``(m, *shape)`` for each parameter, a few rows at a time."""
+    if not vmappable:
+        for one, _ in row_gradients_by_loop(net, theta, batch, D, names):
+            yield {name: g[None] for name, g in one.items()}
+        return
+    rest = {name: tensor for name, tensor in theta.items() if name not in names}
+
+    def value(parameters: Tensors, row: Any, d: torch.Tensor) -> torch.Tensor:
+        return (net.raw({**rest, **parameters}, map_batch(row, lambda part: part.unsqueeze(0)))[0] * d).sum()
+
+    several = vmap(grad(value), in_dims=(None, 0, 0))
+    chosen = {name: theta[name] for name in names}
+    step = rows_within(sum(tensor.nbytes for tensor in chosen.values()))
+    with written_out(net):
+        for start in range(0, D.shape[0], step):
+            at = slice(start, start + step)
+            yield several(chosen, take_rows(batch, at), D[at])
+
+
+def row_gradients_by_loop(
+    net: Net, theta: Tensors, batch: Any, D: torch.Tensor, names: list[str]
+) -> Iterator[tuple[Tensors, torch.Tensor]]:
+    """The same by a backward pass for each row, ``(*shape)``, and its outputs ``(K,)``: right wherever torch can
+    differentiate.
+    """
+    with torch.enable_grad():
+        for i in range(D.shape[0]):
+            leaves = {name: t.detach().requires_grad_(name in names) for name, t in theta.items()}
+            F = net.raw(leaves, take_row(batch, i))
+            wanted = [leaves[name] for name in names]
+            found = torch.autograd.grad(F, wanted, D[i : i + 1], allow_unused=True)
+            parts = zip(names, found, strict=True)
+            yield {name: torch.zeros_like(theta[name]) if g is None else g for name, g in parts}, F[0].detach()
+
+
+def squared_norms(net: Net, theta: Tensors, batch: Any, pull: Pull, vmappable: bool) -> np.ndarray:
+    """Squared norms ``(n,)`` of the rows' gradients, without layers."""
+    with torch.no_grad():
+        D = pull(net.raw(theta, batch))
+    parts = row_gradients(net, theta, batch, D, list(theta), vmappable=vmappable)
+    norms = [sum((g.reshape(g.shape[0], -1) ** 2).sum(dim=1) for g in part.values()) for part in parts]
+    return np.concatenate([to_numpy(norm) for norm in norms])

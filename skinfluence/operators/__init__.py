@@ -1,0 +1,15 @@
+"""The training objective of a fitted estimator, and its derivatives as operators over blocks of rows."""
+
+from ._problem import Directions, TrainingProblem, pull_back
+from ._rows import Rows, check_weights, require_finite
+from ._stationary import warn_unless_minimum
+
+__all__ = [
+    "Directions",
+    "Rows",
+    "TrainingProblem",
+    "check_weights",
+    "pull_back",
+    "require_finite",
+    "warn_unless_minimum",
+]

@@ -1,0 +1,109 @@
+"""Rows with their targets and weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+from sklearn.utils import assert_all_finite
+from sklearn.utils.validation import _check_sample_weight
+
+from ..models._blocks import is_stream, n_rows, row_slices, take
+from ..models._dask import cluster_of, map_on_cluster
+
+RowFunction = Callable[[Any, np.ndarray, np.ndarray | None], np.ndarray]
+"""``(X, y, weight) -> (n,)`` of a block of rows. What is sent to a cluster must be picklable."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows as the model takes them: ``X``, encoded targets, and weights ``(n,)`` or None.
+
+    ``weight`` is what counts in the training objective, ``class_weight`` included; ``user_weight`` is the
+    ``sample_weight`` given.
+    """
+
+    X: Any
+    y: np.ndarray
+    weight: np.ndarray | None = None
+    user_weight: np.ndarray | None = None
+    name: str = "X"
+
+    def __len__(self) -> int:
+        return n_rows(self.X)
+
+    def take(self, indices: np.ndarray) -> Rows:
+        """Some of the rows, copied."""
+        parts = [None if part is None else part[indices] for part in (self.weight, self.user_weight)]
+        return Rows(self.X[indices], self.y[indices], *parts, name=self.name)
+
+    def blocks(self, n_columns_of_work: int) -> Iterator[tuple[slice, Any, np.ndarray, np.ndarray | None]]:
+        """Slices of the rows with their X, targets and weights."""
+        for at in row_slices(self.X, n_columns_of_work, self.X.dtype.itemsize):
+            yield at, take(self.X, at), self.y[at], None if self.weight is None else self.weight[at]
+
+    def each(self, function: RowFunction, n_columns_of_work: int) -> np.ndarray:
+        """``function(X, y, weight)`` of all rows ``(n,)`` in float64, block by block.
+
+        The rows of a Dask collection are worked on where they are, if there is a cluster: what comes from there is one
+        number a row.
+        """
+        out = np.empty(len(self))
+        client = cluster_of(self.X.source) if is_stream(self.X) else None
+        if client is None:
+            for at, X, y, weight in self.blocks(n_columns_of_work):
+                out[at] = function(X, y, weight)
+            return out
+        pieces = [slice(a, b) for a, b in pairwise(self.X.edges)]
+        work = _PieceOfRows(self.X, function, n_columns_of_work, self.name)
+        arguments = (
+            (k, self.y[at], None if self.weight is None else self.weight[at]) for k, at in enumerate(pieces)
+        )
+        for at, values in zip(pieces, map_on_cluster(client, work, self.X.source, arguments), strict=True):
+            out[at] = values
+        return out
+
+
+class _PieceOfRows:
+    """`Rows.each` of one piece of a stream, in the worker that has it."""
+
+    def __init__(self, X: Any, function: RowFunction, n_columns_of_work: int, name: str) -> None:
+        self.convert, self.check = X.convert, X.checker()
+        self.function, self.n_columns_of_work, self.name = function, n_columns_of_work, name
+
+    def __call__(self, piece: Any, k: int, y: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
+        X = self.convert(piece)
+        self.check(X, k)
+        return Rows(X, y, weight, name=self.name).each(self.function, self.n_columns_of_work)
+
+
+def check_weights(sample_weight: Any, X: Any) -> np.ndarray | None:
+    """Row weights as float64 ``(n,)``, or None; negative, non-finite and all-zero weights raise."""
+    if sample_weight is None:
+        return None
+    weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+    if not weight.any():
+        raise ValueError("sample_weight must have at least one positive entry, got zeros alone.")
+    return weight
+
+
+def require_finite(F: np.ndarray, X: Any, name: str = "X") -> None:
+    """Raise if raw outputs are not finite, and say whether X is the cause.
+
+    A NaN or an infinity in a row of X always makes that row's outputs non-finite, so that looking at the (small)
+    outputs spares a pass over X.
+    """
+    if np.isfinite(F.sum()) or np.isfinite(F).all():
+        return
+    if sp.issparse(X) or isinstance(X, np.ndarray) or is_stream(X):
+        for at in row_slices(X):  # X may be larger than memory
+            part = take(X, at)
+            assert_all_finite(part.data if sp.issparse(part) else part, input_name=name)
+    raise ValueError(
+        f"The model's raw outputs are not finite: its parameters are not, or the values of {name} are too large, or "
+        "(for a net) not finite themselves."
+    )

@@ -1,0 +1,158 @@
+"""P = R (R' F R + damping I)^-1 R': the inverse of the empirical Fisher matrix F in a random subspace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import scipy.fft
+import scipy.linalg as sla
+from sklearn import get_config
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_random_state, check_scalar
+
+from ..operators import Rows, TrainingProblem, require_finite
+from ._base import Solve, on_free
+from .cg import check_damping
+
+_AUTO_DAMPING = 0.1
+_MOST_DIRECTIONS = 32
+
+
+class RandomBasis:
+    """Orthonormal columns ``R (p, k)``, chosen at random and never stored: a randomised cosine transform.
+
+    R is a diagonal of random signs times k of the p columns of the orthogonal cosine transform. It serves as a random
+    projection like a Gaussian one does, needs ``p log p`` operations and p numbers, and at ``k = p`` is a rotation.
+
+    Source: Ailon and Chazelle, "The Fast Johnson-Lindenstrauss Transform", SIAM J. Comput., 2009; Tropp, "Improved
+    Analysis of the Subsampled Randomized Hadamard Transform", 2011.
+    """
+
+    def __init__(self, p: int, k: int, rng: np.random.RandomState) -> None:
+        self.signs = rng.randint(2, size=p) * 2.0 - 1.0
+        self.chosen = np.sort(rng.permutation(p)[:k])
+
+    def coordinates(self, V: np.ndarray) -> np.ndarray:
+        """``R' V``, ``(k, m)``."""
+        return scipy.fft.dct(self.signs[:, None] * V, axis=0, norm="ortho")[self.chosen]
+
+    def vectors(self, A: np.ndarray) -> np.ndarray:
+        """``R A``, ``(p, m)``."""
+        padded = np.zeros((len(self.signs), A.shape[1]))
+        padded[self.chosen] = A
+        return self.signs[:, None] * scipy.fft.idct(padded, axis=0, norm="ortho")
+
+
+class ProjectedFisher(BaseEstimator):
+    """The inverse of the empirical Fisher matrix, ``sum_i w_i grad loss_i grad loss_i' / sum_i w_i``, in a random
+    subspace.
+
+    Parameters
+    ----------
+    n_projections : int, default=512
+        Dimension k of the subspace. As many as there are free parameters, or more, leave nothing out: P is then the
+        inverse of the whole matrix.
+    damping : "auto" or float, default="auto"
+        Added to the diagonal of the projected matrix. "auto" is a tenth of its mean eigenvalue. At 0 directions in
+        which no row has a gradient are left out.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the subspace.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is out of range, or ``n_projections ** 2`` numbers take more than
+        ``sklearn.get_config()["working_memory"]``.
+
+    Notes
+    -----
+    Costs ``n_projections`` derivatives along a direction for each row, taken in one pass over blocks of rows; memory
+    ``n_projections ** 2`` and a block. Needs no second derivative. The report holds ``damping``, ``n_projections`` and
+    ``rank``.
+
+    Source: Park et al., "TRAK: Attributing Model Behavior at Scale", ICML 2023; `RandomBasis` for the projection.
+
+    Examples
+    --------
+    >>> from skinfluence.methods import GradientMethod
+    >>> from skinfluence.preconditioners import ProjectedFisher
+    >>> method = GradientMethod(preconditioner=ProjectedFisher(n_projections=64, random_state=0))
+    """
+
+    def __init__(self, n_projections: int = 512, damping: float | str = "auto", random_state: Any = None) -> None:
+        self.n_projections = n_projections
+        self.damping = damping
+        self.random_state = random_state
+
+    def at(self, problem: TrainingProblem, params: np.ndarray) -> tuple[Solve, dict[str, Any]]:
+        check_scalar(self.n_projections, "n_projections", Integral, min_val=1)
+        damping = check_damping(self.damping)
+        free = problem.free
+        k = min(self.n_projections, int(free.sum()))
+        basis = RandomBasis(int(free.sum()), k, check_random_state(self.random_state))
+        F = _projected_fisher(problem, params, basis)
+        values, vectors = sla.eigh(F) if k else (np.zeros(0), F)
+        if self.damping == "auto":
+            damping = _AUTO_DAMPING * float(values.mean()) if k else 0.0
+        # Eigenvalues below the rounding of the gradients' products are zero.
+        rounding = 10 * k * float(np.finfo(problem.rows.X.dtype).eps)
+        used = values + damping > rounding * values.max(initial=0.0)
+        values, vectors = values[used] + damping, vectors[:, used]
+        report = {"solver": "projected_fisher", "damping": damping, "n_projections": k, "rank": int(used.sum())}
+
+        def solve(g: np.ndarray) -> np.ndarray:
+            V = g if g.ndim == 2 else g[:, None]
+            coordinates = vectors.T @ basis.coordinates(V)
+            return basis.vectors(vectors @ (coordinates / values[:, None])).reshape(g.shape)
+
+        return on_free(free, solve), report
+
+
+def _projected_fisher(problem: TrainingProblem, params: np.ndarray, basis: RandomBasis) -> np.ndarray:
+    """``R' F R``, ``(k, k)``, from slabs of rows: the projected gradients of one at a time are stored."""
+    k = len(basis.chosen)
+    budget = int(get_config()["working_memory"] * 2**20) // 8
+    if k * k > budget:
+        raise ValueError(
+            f"A projected matrix of {k} x {k} numbers takes more than working_memory={get_config()['working_memory']} "
+            "MiB. Lower n_projections, or raise working_memory (sklearn.set_config(working_memory=...))."
+        )
+    F = np.zeros((k, k))
+    rows = problem.rows
+    step = max(budget // (4 * max(k, 1)), 1)
+    for start in range(0, len(rows), step):
+        whole = step >= len(rows)
+        slab = rows if whole else rows.take(np.arange(start, min(start + step, len(rows))))
+        G = _projected_gradients(problem, params, slab, basis, budget)
+        if slab.weight is not None:
+            G *= np.sqrt(slab.weight)[:, None]
+        F += G.T @ G
+    return F / problem.total_weight
+
+
+def _projected_gradients(
+    problem: TrainingProblem, params: np.ndarray, rows: Rows, basis: RandomBasis, budget: int
+) -> np.ndarray:
+    """``grad loss_i . r_j`` for each row and each column of R, not weighted, ``(n, k)``."""
+    model, free, k = problem.fitted.model, problem.free, len(basis.chosen)
+    G = np.empty((len(rows), k))
+    for columns in _column_slices(k, free.shape[0], budget):
+        width = columns.stop - columns.start
+        directions = np.zeros((free.shape[0], width))
+        directions[free] = basis.vectors(np.eye(k)[:, columns])
+        for at, X, y, _ in rows.blocks(4 * width * model.n_outputs):
+            Fs, Ts = model.outputs_and_jvps(X, [params] * width, list(np.ascontiguousarray(directions.T)))
+            require_finite(Fs[0], rows.X, rows.name)
+            D = problem.loss.gradient(Fs[0], y)
+            for j, T in zip(range(columns.start, columns.stop), Ts, strict=True):
+                G[at, j] = (D * T).sum(axis=1)
+    return G
+
+
+def _column_slices(k: int, p: int, budget: int) -> Iterator[slice]:
+    step = min(max(budget // (8 * max(p, 1)), 1), _MOST_DIRECTIONS)
+    for start in range(0, k, step):
+        yield slice(start, min(start + step, k))

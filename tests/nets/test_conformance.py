@@ -1,0 +1,179 @@
+"""Every engine on every net, against backward passes of single rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from skinfluence.models import as_model  # noqa: E402
+from skinfluence.models.nets._engines import ENGINES  # noqa: E402
+from skinfluence.nets import DifferentiableNet  # noqa: E402
+
+from . import reference  # noqa: E402
+from .cases import CASES, N  # noqa: E402
+
+EACH = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+_TRUTH: dict = {}
+
+
+def truth(case, dtype=torch.float64):
+    """Module, rows, outputs and Jacobian, made once."""
+    if (case.name, dtype) not in _TRUTH:
+        module, X = case.build(dtype)
+        _TRUTH[case.name, dtype] = (module, X, *reference.outputs_and_jacobian(module, X))
+    return _TRUTH[case.name, dtype]
+
+
+def model_of(module, **options):
+    return as_model(DifferentiableNet((module, lambda out, y: (out * y).sum()), **options)).model
+
+
+def drawn(F, J, seed=0):
+    """Cotangents ``(n, K)``, parameters and directions."""
+    rng = np.random.RandomState(seed)
+    return rng.standard_normal(F.shape), rng.standard_normal(J.shape[2])
+
+
+@EACH
+def test_everything_that_a_model_has(case):
+    module, X, F, J = truth(case)
+    model = model_of(module)
+    D, v = drawn(F, J)
+    close = {"rtol": 1e-8, "atol": 1e-8}
+    np.testing.assert_allclose(model.outputs(X), F, **close)
+    assert model.n_outputs == F.shape[1]
+    assert model.params.shape == (J.shape[2],)
+    np.testing.assert_allclose(model.jvp(X, v), J @ v, **close)
+    assert model.engine == case.engine, model.state.refused
+    np.testing.assert_allclose(model.vjp(X, D), np.einsum("ik,ikp->p", D, J), **close)
+    (pulled,) = model.pull_back(X, [model.params], lambda F, at, member: F * D[at])
+    np.testing.assert_allclose(pulled, np.einsum("ik,ik,ikp->p", F, D, J), **close)
+    Fs, Ts = model.outputs_and_jvps(X, [model.params], [v])
+    np.testing.assert_allclose(Fs[0], F, **close)
+    np.testing.assert_allclose(Ts[0], J @ v, **close)
+    np.testing.assert_allclose(np.concatenate(list(model.jacobians(X))), J, **close)
+
+
+@EACH
+def test_norms_and_layers(case):
+    module, X, F, J = truth(case)
+    model = model_of(module)
+    D, v = drawn(F, J)
+    G = np.einsum("ik,ikp->ip", D, J)
+    free = np.ones(J.shape[2], dtype=bool)
+    np.testing.assert_allclose(model.squared_row_norms(X, lambda F, at, m: D[at], free), (G**2).sum(axis=1), rtol=1e-8)
+    if case.name == "branching":
+        return
+    products, total, covered = np.zeros(N), np.zeros(J.shape[2]), np.zeros(J.shape[2])
+    weights = np.arange(1.0, N + 1)
+    for at, layers in model.layers(X, lambda F, at, m: D[at], free):
+        for layer in layers:
+            products[at] += layer.products(layer.like(layer.layer.matrix(v)))
+            layer.layer.add(layer.total(weights[at]), total)
+            layer.layer.add(np.ones(layer.layer.shape), covered)
+    np.testing.assert_array_equal(covered, 1)
+    np.testing.assert_allclose(products, G @ v, rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(total, weights @ G, rtol=1e-8, atol=1e-8)
+
+
+@EACH
+@pytest.mark.parametrize("engine", list(ENGINES))
+def test_an_engine_is_right_or_says_that_it_cannot(case, engine):
+    module, X, F, J = truth(case)
+    model = model_of(module, engine=engine)
+    _, v = drawn(F, J)
+    if engine in case.refuses:
+        with pytest.raises(TypeError, match=f"cannot be differentiated by '{engine}'.*Leave engine at 'auto'"):
+            model.jvp(X, v)
+        return
+    np.testing.assert_allclose(model.jvp(X, v), J @ v, rtol=1e-8, atol=1e-8)
+    assert model.engine == engine
+
+
+@EACH
+def test_float32_is_near_float64(case):
+    module, X, _, _ = truth(case, torch.float32)
+    doubled, X64 = case.build()
+    doubled.load_state_dict(module.state_dict())
+    F, J = reference.outputs_and_jacobian(doubled, X64)
+    model = model_of(module)
+    D, v = drawn(F, J)
+    G = np.einsum("ik,ikp->ip", D, J)
+    T = model.jvp(X, v)
+    assert T.dtype == np.float32
+    np.testing.assert_allclose(T, J @ v, atol=1e-4 * np.abs(J @ v).max())
+    np.testing.assert_allclose(
+        model.vjp(X, D.astype(np.float32)), G.sum(axis=0), atol=1e-4 * np.abs(G).sum(axis=0).max()
+    )
+    norms = model.squared_row_norms(X, lambda F, at, m: D[at], np.ones(J.shape[2], dtype=bool))
+    np.testing.assert_allclose(norms, (G**2).sum(axis=1), rtol=1e-4)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.smooth], ids=lambda case: case.name)
+def test_second_order(case):
+    module, X, F, J = truth(case)
+    model = model_of(module)
+    D, v = drawn(F, J)
+    v = v * model.net.padding().__invert__()  # padding does not move
+    if case.name == "custom_once":
+        with pytest.raises(TypeError, match="not symmetric.*gauss_newton"):
+            model.second_order(X, D, v)
+        return
+    wanted = reference.second_order(module, X, D, v)
+    found = model.second_order(X, D, v)
+    np.testing.assert_allclose(found, wanted, atol=1e-5 * max(np.abs(wanted).max(), 1e-3))
+
+
+@pytest.mark.parametrize("name", ["mlp", "reused", "custom_once", "weight_norm", "centres"])
+def test_input_gradient(name):
+    (case,) = [case for case in CASES if case.name == name]
+    module, X, F, J = truth(case)
+    D, _ = drawn(F, J)
+    np.testing.assert_allclose(
+        model_of(module).input_gradient(X, D), reference.input_gradients(module, X, D), rtol=1e-8
+    )
+
+
+@pytest.mark.parametrize("name", ["cnn_batch_norm", "encoder", "two_inputs"])
+def test_only_tables_of_numbers_have_input_gradients(name):
+    (case,) = [case for case in CASES if case.name == name]
+    module, X, F, J = truth(case)
+    with pytest.raises(TypeError, match="one table of real numbers"):
+        model_of(module).input_gradient(X, drawn(F, J)[0])
+
+
+@EACH
+def test_other_parameters(case):
+    """At other parameters everything is as if the module had them."""
+    module, X, F, J = truth(case)
+    model = model_of(module)
+    D, v = drawn(F, J)
+    moved = model.at(model.params * 1.1)
+    Fs, Ts = model.outputs_and_jvps(X, [model.params, moved.params], [v, 2 * v])
+    np.testing.assert_allclose(Fs[0], F, rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(Fs[1], moved.outputs(X), rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(Ts[1], moved.jvp(X, 2 * v), rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(model.outputs(X), F, rtol=1e-8, atol=1e-8)
+    assert np.abs(Fs[1] - Fs[0]).max() > 1e-4
+    # <J v, D> = <v, J' D>
+    assert np.sum(moved.jvp(X, v) * D) == pytest.approx(moved.vjp(X, D) @ v, rel=1e-7)
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn_batch_norm", "encoder", "lstm"])
+def test_bfloat16_is_roughly_right(name):
+    (case,) = [case for case in CASES if case.name == name]
+    module, X, F, J = truth(case)
+    model = model_of(module, dtype="bfloat16")
+    _, v = drawn(F, J)
+    T = model.jvp(X, v)
+    assert T.dtype == np.float32
+    assert np.corrcoef(T.ravel(), (J @ v).ravel())[0, 1] > 0.99
+
+
+def test_a_net_is_told_by_what_its_rows_are_alone():
+    """Batch statistics make rows depend on one another: no row has a gradient of its own."""
+    net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4, track_running_stats=False))
+    with pytest.raises(TypeError, match="together with others"):
+        model_of(net).jvp(np.random.RandomState(0).standard_normal((6, 3)), np.zeros(24))
