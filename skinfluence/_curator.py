@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from abc import abstractmethod
 from numbers import Integral
@@ -21,6 +22,7 @@ from ._redraw import redraw
 from ._rows import as_rows, take_rows
 from ._sampler import CuratorSampler
 from ._scores import as_held_out, combined, refuse_groups
+from ._summary import SummaryInHTML, summarize
 from ._tables import check_table, kind_of_table, n_samples
 from ._version import __version__
 from .methods import resolve_method
@@ -29,7 +31,7 @@ from .objectives import resolve_objective
 from .operators import check_weights
 
 
-class Curator(NamedParameters, OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+class Curator(SummaryInHTML, NamedParameters, OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     """Base of the curators: scores the training rows, and leaves to its subclasses what to do with the scores.
 
     A subclass sets ``support_`` (the rows it keeps) in `_act`. ``transform`` is the identity: curation happens at fit,
@@ -109,6 +111,7 @@ class Curator(NamedParameters, OneToOneFeatureMixin, TransformerMixin, BaseEstim
         refit: bool = False,
         keeps_rows: bool = False,
     ) -> Any:
+        started = time.perf_counter()
         for name in ("classes_", "estimator_", "scores_by_objective_"):  # of an earlier fit
             self.__dict__.pop(name, None)
         method, objective = resolve_method(self.method), resolve_objective(self.objective)
@@ -135,6 +138,8 @@ class Curator(NamedParameters, OneToOneFeatureMixin, TransformerMixin, BaseEstim
             self.estimator_ = scored.estimator
         elif refit and (not self.makes_weights or takes_weight(estimator)):
             self.estimator_ = self._refit(estimator, table)
+        seconds = time.perf_counter() - started
+        self._summary = summarize(self, codes, len(scored.reports) > 1, held_out is not None, seconds)
         return self
 
     def _refit(self, estimator: Any, table: Table) -> Any:

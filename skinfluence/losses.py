@@ -20,7 +20,6 @@ from scipy.special import logsumexp, xlogy
 
 from .curves import Curve
 
-
 Link = Literal["sigmoid", "softmax", "identity", "exp"]
 """What makes predictions of raw outputs: probabilities of classes (the sigmoid of each output, or the softmax of all),
 or means.

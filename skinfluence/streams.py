@@ -80,9 +80,7 @@ class ParquetRows:
         """
         if name not in self._dataset.schema.names:
             raise ValueError(f"There is no column {name!r}; there are {list(self._dataset.schema.names)}.")
-        parts = [
-            self._table(k, [name]).column(name).to_numpy() for k in range(len(self._groups))
-        ]
+        parts = [self._table(k, [name]).column(name).to_numpy() for k in range(len(self._groups))]
         return np.concatenate(parts) if parts else np.empty(0)
 
     def _table(self, k: int, columns: list[str]) -> Any:

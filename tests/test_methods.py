@@ -12,7 +12,8 @@ from sklearn import config_context
 from sklearn.base import clone
 from sklearn.datasets import make_classification, make_regression
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LinearRegression, LogisticRegression, Perceptron, Ridge
+from sklearn.linear_model import LinearRegression, LogisticRegression, Perceptron, Ridge, SGDClassifier
+from sklearn.svm import LinearSVC
 
 from skinfluence import HeldOut, influence_scores
 from skinfluence.methods import (
@@ -257,15 +258,44 @@ def test_an_indefinite_hessian_is_damped_or_refused():
     X, y = rng.uniform(size=(50, 2)), rng.uniform(1, 3, size=50)
     estimator = TweedieRegressor(power=0, link="identity", alpha=0).fit(X, y)
     estimator.power, estimator.coef_, estimator.intercept_ = 3.0, np.array([0.1, 0.1]), 6.0
-    with pytest.warns(ConvergenceWarning, match="negative curvature"):
+    elsewhere = pytest.warns(ConvergenceWarning, match="not at a minimum")
+    with elsewhere, pytest.warns(ConvergenceWarning, match="negative curvature"):
         assert np.isfinite(influence_scores(estimator, X, y, X, y, method="exact")).all()
-    assert np.isfinite(influence_scores(estimator, X, y, X, y, method="cg")).all()
+    with elsewhere:
+        assert np.isfinite(influence_scores(estimator, X, y, X, y, method="cg")).all()
     estimator.alpha = 1e-6
-    with pytest.warns(ConvergenceWarning, match="negative curvature"):
+    with elsewhere, pytest.warns(ConvergenceWarning, match="negative curvature"):
         assert np.isfinite(influence_scores(estimator, X, y, X, y, method="cg")).all()
     for method in (Exact(damping=1e-9), CG(damping=1e-9)):
-        with pytest.raises(ValueError, match="not positive definite"):
+        with elsewhere, pytest.raises(ValueError, match="not positive definite"):
             influence_scores(estimator, X, y, X, y, method=method)
+
+
+@pytest.mark.parametrize("method", ["exact", "cg", "lissa", "arnoldi", "ekfac"])
+def test_influence_away_from_the_minimum_warns(method):
+    X, y = make_classification(300, random_state=0)
+    X *= np.logspace(0, 2, X.shape[1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        stopped = LogisticRegression(max_iter=3).fit(X, y)
+    with pytest.warns(ConvergenceWarning, match="LogisticRegression is not at a minimum .* norm .* more iterations"):
+        influence_scores(stopped, X, y, method=method)
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        LogisticRegression(),
+        LogisticRegression(C=1e4, max_iter=10_000),
+        SGDClassifier("log_loss", alpha=0.01, random_state=0),
+        LinearSVC(random_state=0),
+        Ridge(alpha=1e-10),  # interpolates: every gradient is a rounding error
+    ],
+    ids=str,
+)
+def test_influence_at_a_minimum_does_not_warn(estimator):
+    X, y = make_classification(15 if isinstance(estimator, Ridge) else 300, random_state=0)
+    assert np.isfinite(influence_scores(estimator.fit(X, y), X, y, method="exact")).all()
 
 
 def test_cg_that_stops_early_warns(fitted):

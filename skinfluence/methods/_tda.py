@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from numbers import Integral
 from typing import Any
 
@@ -154,9 +155,9 @@ class TDA(GradientMethod):
             several = [drawn[i][1] for i in segment]
             horizon = steps * sum(drawn[i][0] for i in segment)
             factors, _ = curvature.factors(problem, several)
-            u = _applied(factors, v, l2, lambda h, r=horizon: _response(h, r)) * free
+            u = _applied(factors, v, l2, partial(_response, horizon=horizon)) * free
             directions += [(1.0 / len(several), params, u) for params in several]
-            v = _applied(factors, v, l2, lambda h, r=horizon: np.exp(-r * h)) * free
+            v = _applied(factors, v, l2, partial(_decay, horizon=horizon)) * free
         report = {"segments": [len(s) for s in segments], "n_checkpoints": len(drawn)}
         return directions, report
 
@@ -164,6 +165,11 @@ class TDA(GradientMethod):
 def _response(spectrum: np.ndarray, horizon: float) -> np.ndarray:
     """``(1 - exp(-r h)) / h``, which is r where h is zero: how far a push has come after descent of length r."""
     return np.where(spectrum > 0, -np.expm1(-horizon * spectrum) / np.where(spectrum > 0, spectrum, 1.0), horizon)
+
+
+def _decay(spectrum: np.ndarray, horizon: float) -> np.ndarray:
+    """``exp(-r h)``: what is left of a push after descent of length r."""
+    return np.exp(-horizon * spectrum)
 
 
 def _applied(

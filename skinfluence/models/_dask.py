@@ -44,7 +44,7 @@ class DaskRows:
         blocks = np.asarray(X.to_delayed(), dtype=object).ravel()
         filled = [k for k, length in enumerate(lengths) if length]
         self.blocks = [blocks[k] for k in filled]
-        self.edges = [0, *np.cumsum([lengths[k] for k in filled], dtype=np.int64).tolist()]
+        self.edges: Sequence[int] = [0, *np.cumsum([lengths[k] for k in filled], dtype=np.int64).tolist()]
         self.shape = (int(self.edges[-1]), int(n_columns))
 
     @staticmethod

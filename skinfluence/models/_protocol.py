@@ -73,3 +73,6 @@ class DifferentiableModel(Protocol):
 
     def input_gradient(self, X: Any, cotangents: np.ndarray) -> np.ndarray:
         """``sum_k cotangents[i, k] dF_ik / dx_i`` for each row, a dense ``(n, d)`` whatever ``X`` is."""
+
+    def second_order(self, X: Any, cotangents: np.ndarray, v: np.ndarray) -> np.ndarray:
+        """``sum_ik cotangents[i, k] (d²F_ik / dparams²) v``, ``(p,)``: what a Hessian has beyond Gauss-Newton."""

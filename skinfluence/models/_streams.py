@@ -116,7 +116,7 @@ class SlicedRows:
         # A chunk is decompressed whole whatever part of it is asked for: pieces are of whole chunks.
         chunks = getattr(X, "chunks", None) or getattr(X, "chunkshape", None) or (1,)
         step = max(step // int(chunks[0]), 1) * int(chunks[0])
-        self.edges = _edges(self.shape[0], step)
+        self.edges: Sequence[int] = _edges(self.shape[0], step)
 
     def piece(self, k: int) -> Any:
         return take(self.X, slice(self.edges[k], self.edges[k + 1]))
@@ -129,7 +129,9 @@ class ArrowRows:
         self.X = X
         self.shape = (int(X.num_rows), int(X.num_columns))
         row_bytes = max(X.nbytes / max(self.shape[0], 1), 8.0 * self.shape[1], 1.0)
-        self.edges = _edges(self.shape[0], max(int(min(_PIECE_BYTES, memory_budget() // 4) / row_bytes), 1))
+        self.edges: Sequence[int] = _edges(
+            self.shape[0], max(int(min(_PIECE_BYTES, memory_budget() // 4) / row_bytes), 1)
+        )
 
     def piece(self, k: int) -> Any:
         return as_frame(self.X.slice(self.edges[k], self.edges[k + 1] - self.edges[k]))
@@ -215,7 +217,7 @@ class RowStream:
         if needed > memory_budget():
             raise ValueError(
                 f"This needs {n} rows of X in memory at once ({needed / 2**20:.0f} MiB), more than the working_memory "
-                f"of scikit-learn ({memory_budget() / 2**20:.0f} MiB), and X is streamed. Methods that refit the model, "
+                f"of scikit-learn ({memory_budget() / 2**20:.0f} MiB), and X is streamed. Methods that refit the model "
                 "and those that draw batches of rows, need X in memory: load it, raise "
                 "sklearn.set_config(working_memory=...), or choose a method that streams, such as 'ip', 'exact' or "
                 "'cg'."

@@ -133,6 +133,10 @@ class LinearModel:
         coef = self.table(self._params)[:, : self.n_features].astype(X.dtype)
         return np.asarray(cotangents, dtype=X.dtype) @ coef
 
+    def second_order(self, X: Any, cotangents: np.ndarray, v: np.ndarray) -> np.ndarray:
+        """Zeros: the outputs are linear in the parameters."""
+        return np.zeros(self._params.shape[0])
+
     def gram(self, X: Any, weights: np.ndarray) -> np.ndarray:
         """``sum_i weights[i] x_i x_i^T`` with the intercept's column of ones, ``(d [+ 1], d [+ 1])`` in float64."""
         G = np.empty((self.width, self.width))

@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_consistent_length
 from ..metrics import fair_score
 from ..models import DifferentiableModel
 from ..models._blocks import n_rows, row_slices, take
+from ..models._protocol import Cotangents
 from ..operators import Rows, TrainingProblem, require_finite
 from ._base import Predicted, predicted_codes
 
@@ -56,8 +57,9 @@ class TwinGap:
                 require_finite(F_twin, self.X_twin, "pairs[1]")
                 D = 2 * (self.predicted.value(F) - self.predicted.value(F_twin)) / n_rows(self.X)
                 pulled.append((self.predicted.vjp(F, D), self.predicted.vjp(F_twin, -D)))
-            own = model.pull_back(X, params, lambda F, at, m, pulled=pulled: pulled[m][0][at])
-            twin = model.pull_back(X_twin, params, lambda F, at, m, pulled=pulled: pulled[m][1][at])
+            own_side, twin_side = zip(*pulled, strict=True)
+            own = model.pull_back(X, params, _already(own_side))
+            twin = model.pull_back(X_twin, params, _already(twin_side))
             for total, part, part_twin in zip(totals, own, twin, strict=True):
                 total += part + part_twin
         return totals
@@ -138,3 +140,8 @@ class Counterfactual(BaseEstimator):
         X, X_twin = (problem.fitted.prepare(table) for table in self.pairs)
         X, X_twin = (table.tocsr() if sp.issparse(table) else table for table in (X, X_twin))
         return TwinGap(problem, X, X_twin, Predicted.of(problem))
+
+
+def _already(cotangents: Sequence[np.ndarray]) -> Cotangents:
+    """Cotangents that are known before the outputs, one array for each parameter vector."""
+    return lambda F, at, member: cotangents[member][at]

@@ -38,8 +38,8 @@ class Rows:
 
     def take(self, indices: np.ndarray) -> Rows:
         """Some of the rows, copied."""
-        parts = [None if part is None else part[indices] for part in (self.weight, self.user_weight)]
-        return Rows(self.X[indices], self.y[indices], *parts, name=self.name)
+        weight, user_weight = (None if part is None else part[indices] for part in (self.weight, self.user_weight))
+        return Rows(self.X[indices], self.y[indices], weight, user_weight, name=self.name)
 
     def blocks(self, n_columns_of_work: int) -> Iterator[tuple[slice, Any, np.ndarray, np.ndarray | None]]:
         """Slices of the rows with their X, targets and weights."""
@@ -60,9 +60,7 @@ class Rows:
             return out
         pieces = [slice(a, b) for a, b in pairwise(self.X.edges)]
         work = _PieceOfRows(self.X, function, n_columns_of_work, self.name)
-        arguments = (
-            (k, self.y[at], None if self.weight is None else self.weight[at]) for k, at in enumerate(pieces)
-        )
+        arguments = ((k, self.y[at], None if self.weight is None else self.weight[at]) for k, at in enumerate(pieces))
         for at, values in zip(pieces, map_on_cluster(client, work, self.X.source, arguments), strict=True):
             out[at] = values
         return out

@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state, check_scalar
 
 from ..models import LinearModel
-from ..operators import TrainingProblem
+from ..operators import TrainingProblem, warn_unless_minimum
 from ._base import Solve, on_free
 from .cg import check_damping, warn_of_damping
 from .lissa import net_damping
@@ -75,6 +75,7 @@ class ArnoldiInverse(BaseEstimator):
 
     def at(self, problem: TrainingProblem, params: np.ndarray) -> tuple[Solve, dict[str, Any]]:
         problem.require_hessian("arnoldi")
+        warn_unless_minimum(problem, params)
         check_scalar(self.rank, "rank", Integral, min_val=1)
         check_scalar(self.n_iter, "n_iter", Integral, min_val=self.rank)
         damping = check_damping(self.damping)

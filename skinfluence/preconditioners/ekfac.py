@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state, check_scalar
 
 from ..models._layers import Layer, LayerRows
-from ..operators import TrainingProblem
+from ..operators import TrainingProblem, warn_unless_minimum
 from ._base import Solve, on_free
 from .datainf import shares
 
@@ -48,6 +48,7 @@ class EKFACInverse(BaseEstimator):
         self.random_state = random_state
 
     def at(self, problem: TrainingProblem, params: np.ndarray) -> tuple[Solve, dict[str, Any]]:
+        warn_unless_minimum(problem, params)
         factors, left_out = self.factors(problem, [params])
         l2 = problem.penalty_scale * problem.fitted.penalty.l2
         damping = {name: self.damping * factor.mean_eigenvalue for name, factor in factors.items()}
@@ -171,7 +172,8 @@ class Factor:
         """Second pass: add to the eigenvalues."""
         if self.own is None:
             self.own = [None if Q is None else rows.like(Q) for Q in self.bases]
-        self.squares += rows.rotated_squares(*self.own, weight)
+        Q_A, Q_B = self.own
+        self.squares += rows.rotated_squares(Q_A, Q_B, weight)
 
     def apply(self, V: np.ndarray, shift: np.ndarray, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         """A function of ``H + shift``, given as one of its eigenvalues, times a matrix ``(b, a)``."""

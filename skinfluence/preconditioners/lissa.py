@@ -16,7 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state, check_scalar
 
 from ..models import LinearModel
-from ..operators import TrainingProblem
+from ..operators import TrainingProblem, warn_unless_minimum
 from ._base import Solve, on_free
 from .cg import NET_DAMPING, check_damping, mean_eigenvalue, warn_of_damping
 
@@ -103,6 +103,7 @@ class LiSSAInverse(BaseEstimator):
 
     def at(self, problem: TrainingProblem, params: np.ndarray) -> tuple[Solve, dict[str, Any]]:
         problem.require_hessian("lissa")
+        warn_unless_minimum(problem, params)
         self._check()
         free = problem.free
         times = _times(problem, params)

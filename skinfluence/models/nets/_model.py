@@ -19,7 +19,6 @@ from ._row_gradients import row_gradients_by_loop, squared_norms
 from ._rows import NetRows
 from ._states import state_vector
 
-
 _NO_SECOND = "torch has no second derivative of {}: {}. Use curvature='gauss_newton', which needs none."
 
 
@@ -180,7 +179,7 @@ class NetModel:
             rng = np.random.RandomState(0)
             D, (u, w) = rng.standard_normal((len(few), self.n_outputs)), rng.standard_normal((2, self.net.n_params))
             left, right = u @ self._second_order(few, D, w), w @ self._second_order(few, D, u)
-            size = max(np.linalg.norm(self._second_order(few, D, w)) * np.linalg.norm(u), 1e-12)
+            size = max(float(np.linalg.norm(self._second_order(few, D, w)) * np.linalg.norm(u)), 1e-12)
             if abs(left - right) > tolerance_of(self.net) * size:
                 raise TypeError(_NO_SECOND.format(self.net.name, "what it gives is not symmetric"))
             self.state.twice = True
