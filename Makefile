@@ -5,18 +5,20 @@ OLD := .venv-oldest
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test test-oldest lint types unit bench clean
+.PHONY: help demo test test-oldest lint types unit docs docs-check bench clean
 
 help:
 	@echo "make demo         curate two noisy tables; prints a table, writes demo.png"
 	@echo "make test         lint, types, and the whole test suite"
 	@echo "make test-oldest  the test suite on the oldest supported versions"
+	@echo "make docs         the documentation, into docs/_build/html; warnings are errors"
+	@echo "make docs-check   every page of it in a headless browser (needs chromium and chromedriver)"
 	@echo "make bench        all benchmarks (set SKINFLUENCE_DATA_HOME to a folder of data sets)"
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable ".[dev]" --constraint constraints.txt
+	$(BIN)/python -m pip install --quiet --editable ".[dev,docs]" --constraint constraints.txt
 	touch $@
 
 demo: $(STAMP)
@@ -34,6 +36,12 @@ types: $(STAMP)
 unit: $(STAMP)
 	$(BIN)/python -m pytest -n auto
 
+docs: $(STAMP)
+	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build/html
+
+docs-check: docs
+	$(BIN)/python docs/check.py docs/_build/html
+
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks run noise
 	$(BIN)/python -m benchmarks run speed
@@ -41,12 +49,12 @@ bench: $(STAMP)
 $(OLD)/.installed: pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv $(OLD)
 	$(OLD)/bin/python -m pip install --quiet --upgrade pip
-	$(OLD)/bin/python -m pip install --quiet --editable . --constraint constraints-oldest.txt
-	$(OLD)/bin/python -m pip install --quiet pytest pytest-xdist hypothesis pandas polars pyarrow imbalanced-learn matplotlib --constraint constraints-oldest.txt
+	$(OLD)/bin/python -m pip install --quiet --editable ".[torch,plot]" --constraint constraints-oldest.txt
+	$(OLD)/bin/python -m pip install --quiet pytest pytest-xdist hypothesis pandas polars pyarrow imbalanced-learn --constraint constraints-oldest.txt
 	touch $@
 
 test-oldest: $(OLD)/.installed
 	$(OLD)/bin/python -m pytest -n auto
 
 clean:
-	rm -rf $(VENV) $(OLD) build dist *.egg-info
+	rm -rf docs/_build $(VENV) $(OLD) build dist *.egg-info

@@ -24,6 +24,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from ._nets import ALL, HEAD_WEIGHT, PRODUCTS, NetCase, math_attention, matrices, validation_gradient
 
+#: What pyDVL adds to the curvature of every layer: it takes one number for all.
+DAMPING = 1e-4
+
 
 @dataclass(frozen=True)
 class Peer:
@@ -33,7 +36,7 @@ class Peer:
     package: str
     scores: Callable[[NetCase, int], torch.Tensor]
     covered: str = ALL
-    of_itself: bool = False
+    kind: str = "ip"
 
     @property
     def missing(self) -> str | None:
@@ -275,8 +278,19 @@ PEERS = (
     Peer("pyDVL, from factors", "pydvl.influence.torch", pydvl),
     Peer(
         "captum self-influence, by batch", "captum.influence",
-        lambda c, b: captum_self(c, b, sample_wise=True), PRODUCTS, of_itself=True,
+        lambda c, b: captum_self(c, b, sample_wise=True), PRODUCTS, kind="self_tracin",
     ),
-    Peer("dattri self-influence", "dattri.algorithm.tracin", dattri_self, of_itself=True),
-    Peer("kronfluence self-influence", "kronfluence.analyzer", kronfluence_self, PRODUCTS, of_itself=True),
+    Peer("dattri self-influence", "dattri.algorithm.tracin", dattri_self, kind="self_tracin"),
+    Peer("kronfluence self-influence", "kronfluence.analyzer", kronfluence_self, PRODUCTS, kind="self_tracin"),
+    Peer(
+        "pyDVL InverseHarmonicMeanInfluence", "pydvl.influence.torch",
+        lambda c, b: pydvl_datainf(c, b, DAMPING), kind="datainf",
+    ),
+    Peer(
+        "kronfluence EKFAC", "kronfluence.analyzer",
+        lambda c, b: kronfluence(c, b, strategy="ekfac", empirical=True), PRODUCTS, kind="ekfac",
+    ),
+    Peer(
+        "pyDVL EkfacInfluence", "pydvl.influence.torch", lambda c, b: pydvl_ekfac(c, b, DAMPING), kind="ekfac",
+    ),
 )  # fmt: skip

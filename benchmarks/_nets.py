@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as nnf
 from torch import nn
 
 MATRICES = (nn.Linear, nn.Conv2d)
 #: Which of a net's parameters a score is taken in.
-ALL, PRODUCTS, HEAD_WEIGHT = "all", "linear and convolutional", "last weight"
+ALL, PRODUCTS, HEAD, HEAD_WEIGHT = "all", "linear and convolutional", "last layer", "last weight"
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,11 @@ class NetCase:
         m = len(self.X_val) if m is None else m
         return replace(self, X=self.X[:n], y=self.y[:n], X_val=self.X_val[:m], y_val=self.y_val[:m])
 
+    def to(self, device: torch.device) -> NetCase:
+        """The case on a device; the module itself is moved."""
+        rows = {name: getattr(self, name).to(device) for name in ("X", "y", "X_val", "y_val")}
+        return replace(self, module=self.module.to(device), **rows)
+
     def per_row_loss(self) -> nn.Module:
         """The loss with one number for each row."""
         return type(self.loss)(reduction="none")
@@ -59,6 +65,8 @@ class NetCase:
         layers = matrices(self.module)
         if covered == HEAD_WEIGHT:
             return [f"{layers[-1]}.weight"]
+        if covered == HEAD:
+            return [f"{layers[-1]}.weight", f"{layers[-1]}.bias"]
         return [name for name in every if name.rpartition(".")[0] in layers]
 
 
@@ -176,18 +184,18 @@ def make_case(
 
 
 def cases(small: bool) -> list[Callable[[], NetCase]]:
-    """The nets of the table; `small` is a few rows of each, and no ResNet-18."""
+    """The nets of the table; `small` is a few rows of the quick ones."""
     torch.manual_seed(0)
-    n, images, few = (2000, 64, 200) if small else (20_000, 2000, 4000)
-    wide = (256, 1024, 4096)
+    n, images = (400, 40) if small else (20_000, 400)
+    wide, usual = (256, 1024, 4096), (64,) if small else (64, 256, 1024)
     made = [
-        lambda: make_case("MLP 2–32–32–1", mlp(2, 32, 32, 1), (2,), n, wide, binary=True),
-        lambda: make_case("MLP 100–256–256–10", mlp(100, 256, 256, 10), (100,), n, (64, 256, 1024)),
-        lambda: make_case("CNN with BatchNorm", small_cnn(), (3, 32, 32), images, (32, 128)),
-        lambda: make_case("transformer encoder", Encoder(48, 128, 4, 2), (16, 48), few, (32, 128)),
+        lambda: make_case("MLP 100–256–256–10", mlp(100, 256, 256, 10), (100,), n, usual),
+        lambda: make_case("CNN with BatchNorm", small_cnn(), (3, 8, 8) if small else (3, 32, 32), images, (32, 128)),
     ]
     if not small:
-        made.append(lambda: make_case("ResNet-18", resnet18(), (3, 32, 32), 100, (4, 16)))
+        made.insert(0, lambda: make_case("MLP 2–32–32–1", mlp(2, 32, 32, 1), (2,), n, wide, binary=True))
+        made.append(lambda: make_case("transformer encoder", Encoder(48, 128, 4, 2), (16, 48), 1000, (32, 128)))
+        made.append(lambda: make_case("ResNet-18", resnet18(), (3, 32, 32), 60, (4, 16)))
     return made
 
 
@@ -258,10 +266,12 @@ def self_by_vmap(case: NetCase, batch: int, covered: str = ALL) -> torch.Tensor:
 
 def reference(case: NetCase, covered: str, of_itself: bool) -> torch.Tensor:
     """The scores by a backward pass for each row, in double precision."""
-    module = copy.deepcopy(case.module).double()
-    y = [part.double() if part.is_floating_point() else part for part in (case.y, case.y_val)]
-    case = replace(case, module=module, X=case.X.double(), y=y[0], X_val=case.X_val.double(), y_val=y[1])
-    names = case.names(covered)
+    return row_by_row(doubled(case), covered, of_itself)
+
+
+def row_by_row(case: NetCase, covered: str, of_itself: bool) -> torch.Tensor:
+    """The scores by a backward pass for each row, in the case's own precision."""
+    module, names = case.module, case.names(covered)
     own = dict(module.named_parameters())
     g = validation_gradient(case, names)
     found = []
@@ -270,3 +280,92 @@ def reference(case: NetCase, covered: str, of_itself: bool) -> torch.Tensor:
         rows = dict(zip(names, torch.autograd.grad(value, [own[name] for name in names]), strict=True))
         found.append(sum((rows[name] * (-rows[name] if of_itself else g[name])).sum() for name in names))
     return torch.stack(found) / case.n
+
+
+def doubled(case: NetCase) -> NetCase:
+    """The case in double precision."""
+    y, y_val = (part.double() if part.is_floating_point() else part for part in (case.y, case.y_val))
+    module = copy.deepcopy(case.module).double()
+    return replace(case, module=module, X=case.X.double(), y=y, X_val=case.X_val.double(), y_val=y_val)
+
+
+# --- dense formulas, for an MLP of linear layers ----------------------------------------------------------------------
+
+
+def layer_gradients(case: NetCase) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Of each linear layer the rows' gradients ``(n, out, in + 1)``, the bias last, and the validation gradient's."""
+    case = doubled(case)
+    own = dict(case.module.named_parameters())
+    names = case.names(PRODUCTS)
+    rows = []
+    for i in range(case.n):
+        value = case.loss(case.module(case.X[i : i + 1]), case.y[i : i + 1])
+        rows.append(dict(zip(names, torch.autograd.grad(value, [own[name] for name in names]), strict=True)))
+    g = validation_gradient(case, names)
+
+    def joined(parts: dict[str, torch.Tensor], layer: str) -> np.ndarray:
+        weight, bias = parts[f"{layer}.weight"], parts[f"{layer}.bias"]
+        return torch.cat([weight, bias[:, None]], dim=1).numpy()
+
+    layers = matrices(case.module)
+    return [np.stack([joined(row, layer) for row in rows]) for layer in layers], [joined(g, layer) for layer in layers]
+
+
+def dense_datainf(case: NetCase) -> np.ndarray:
+    """Kwon et al., ICLR 2024, Eq. 5: the mean of the inverses of single rows' damped squares, for each layer."""
+    scores = np.zeros(case.n)
+    for rows, wanted in zip(*layer_gradients(case), strict=True):
+        G, g = rows.reshape(case.n, -1), wanted.ravel()
+        damping = 0.1 * (G**2).mean()
+        u = (g - (G * ((G @ g) / (damping + (G**2).sum(axis=1)))[:, None]).mean(axis=0)) / damping
+        scores += G @ u / case.n
+    return scores
+
+
+def dense_ekfac(case: NetCase) -> np.ndarray:
+    """George et al., NeurIPS 2018, of the empirical Fisher matrix, for each layer."""
+    inputs, layers = [], []
+    case64 = doubled(case)
+    x = case64.X
+    for part in case64.module:
+        if isinstance(part, nn.Linear):
+            layers.append(part)
+            inputs.append(np.column_stack([x.detach().numpy(), np.ones(case.n)]))
+        x = part(x)
+    scores = np.zeros(case.n)
+    for A, rows, wanted in zip(inputs, *layer_gradients(case), strict=True):
+        B = rows[:, :, -1]  # the bias's gradient is that of the layer's output
+        Q_A, Q_B = np.linalg.eigh(A.T @ A)[1], np.linalg.eigh(B.T @ B)[1]
+        turned = Q_B.T @ rows @ Q_A
+        spectrum = (turned**2).mean(axis=0)
+        g = Q_B.T @ wanted @ Q_A / (spectrum + 0.1 * spectrum.mean())
+        scores += (turned * g).sum(axis=(1, 2)) / case.n
+    return scores
+
+
+def dense_gauss_newton(case: NetCase, damping: float) -> np.ndarray:
+    """The damped Gauss-Newton matrix of a net of class scores, solved in the space of outputs by Woodbury."""
+    rows, wanted = layer_gradients(case)
+    G = np.concatenate([part.reshape(case.n, -1) for part in rows], axis=1)
+    g = np.concatenate([part.ravel() for part in wanted])
+    case = doubled(case)
+    names = case.names(PRODUCTS)
+    own = dict(case.module.named_parameters())
+    roots = []
+    for i in range(case.n):
+        (F,) = case.module(case.X[i : i + 1])
+        J = np.stack([_in_layers(torch.autograd.grad(f, [own[n] for n in names], retain_graph=True)) for f in F])
+        p = torch.softmax(F.detach(), dim=0).numpy()
+        # diag(p) - p p^T = R R^T
+        R = np.diag(np.sqrt(p)) - np.outer(p, np.sqrt(p))
+        roots.append(R.T @ J / np.sqrt(case.n))
+    V = np.concatenate(roots)
+    solved = (g - V.T @ np.linalg.solve(damping * np.eye(len(V)) + V @ V.T, V @ g)) / damping
+    found: np.ndarray = G @ solved / case.n
+    return found
+
+
+def _in_layers(grads: Sequence[torch.Tensor]) -> np.ndarray:
+    """Weights and biases in turn, as `layer_gradients` has them."""
+    pairs = zip(grads[::2], grads[1::2], strict=True)
+    return np.concatenate([torch.cat([W, b[:, None]], dim=1).numpy().ravel() for W, b in pairs])

@@ -20,7 +20,11 @@ from joblib import Parallel, delayed, parallel_config
 from threadpoolctl import threadpool_info
 
 RESULTS = Path(__file__).parent / "results"
-NAMES = ("noise", "speed", "defence", "synthetic", "fairness", "moons", "nets_speed", "text")
+MEASUREMENTS = ("noise", "speed", "nets_speed", "nets_gpu", "large")
+EXPERIMENTS = (
+    "synthetic", "moons", "vision", "fair_text", "defence", "fairness", "time", "fidelity", "beyond",
+)  # fmt: skip
+NAMES = (*MEASUREMENTS, *EXPERIMENTS)
 _PACKAGES = (
     "numpy", "scipy", "scikit-learn", "joblib", "skinfluence", "cleanlab", "pyinfluence", "fairlearn", "torch",
     "skorch", "captum", "dattri", "kronfluence", "pyDVL", "transformers",
@@ -34,7 +38,7 @@ def benchmark(name: str) -> ModuleType:
     """
     if name not in NAMES:
         raise SystemExit(f"No benchmark named {name!r}: there are {', '.join(NAMES)}.")
-    return importlib.import_module(f"benchmarks.{name}")
+    return importlib.import_module(f"benchmarks.{'experiments.' if name in EXPERIMENTS else ''}{name}")
 
 
 def run(name: str, *, quick: bool, data_home: str | None) -> dict[str, Any]:

@@ -49,7 +49,8 @@ class Case:
     y_val: np.ndarray
 
     def scores(self, method: str) -> np.ndarray:
-        return influence_scores(self.fitted, self.X, self.y, self.X_val, self.y_val, method=method)
+        judges = () if method.startswith("self_") else (self.X_val, self.y_val)  # self-influence has no validation rows
+        return influence_scores(self.fitted, self.X, self.y, *judges, method=method)
 
     def product(self) -> np.ndarray:
         coef = self.fitted.coef_

@@ -1,6 +1,7 @@
 """Open every built page as a reader would, at desktop and at phone width: ``python docs/check.py docs/_build/html``.
 
-Links, anchors and images must lead somewhere; no page may be wider than the screen, or write an error to the console.
+Links, anchors and images must lead somewhere; no page may be wider than the screen, show what is too small to read,
+formulas that are not drawn or text that is cut off, or write an error to the console.
 Needs selenium, chromium and its driver. Screenshots of the first screen of each page go to ``--screenshots``.
 """
 
@@ -19,6 +20,7 @@ from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin, urlparse
 
 WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}
+SMALLEST_PRINT = 10.5  # pixels
 _SITE = "http://docs.local/"
 
 
@@ -90,7 +92,7 @@ def make_driver(profile: str) -> Any:
 
 
 _WIDER = """
-const wide = document.documentElement.clientWidth, found = [];
+const wide = arguments[0], found = [];
 for (const element of document.querySelectorAll('body *')) {
   const box = element.getBoundingClientRect();
   if (box.right <= wide + 1 || box.width === 0) continue;
@@ -103,6 +105,29 @@ for (const element of document.querySelectorAll('body *')) {
 }
 return document.documentElement.scrollWidth > wide + 1 ? found.slice(0, 5).concat(['page']) : [];
 """
+# What readers cannot read: small print, formulas that were not drawn, and text beyond the edge of what does not scroll.
+_ILLEGIBLE = """
+const found = [], name = e => e.tagName + '.' + e.className + ' “' + e.textContent.trim().slice(0, 30) + '”';
+const seen = e => e.checkVisibility && e.checkVisibility({checkVisibilityCSS: true});
+for (const e of document.querySelectorAll('article td, article th, article p, article li, article pre, article math')) {
+  if (!seen(e) || !e.textContent.trim()) continue;
+  const size = parseFloat(getComputedStyle(e).fontSize), box = e.getBoundingClientRect();
+  if (size < arguments[0]) found.push(name(e) + ' is in ' + size + ' px');
+  if (e.tagName === 'MATH' || e.tagName === 'math') {
+    if (box.height < 5 || box.width < 3) found.push(name(e) + ' is not drawn');
+  }
+  let inside = e.parentElement;
+  while (inside && inside.tagName !== 'ARTICLE') {
+    const style = getComputedStyle(inside).overflowX, edge = inside.getBoundingClientRect();
+    if (style === 'auto' || style === 'scroll') break;
+    if ((style === 'hidden' || style === 'clip') && box.right > edge.right + 1) {
+      found.push(name(e) + ' is cut off'); break;
+    }
+    inside = inside.parentElement;
+  }
+}
+return found.slice(0, 5);
+"""
 _IMAGES = "return [...document.images].filter(i => i.complete && i.naturalWidth === 0 && i.src).map(i => i.src)"
 
 
@@ -114,9 +139,10 @@ def look_at(driver: Any, address: str, size: tuple[int, int], picture: Path | No
     driver.get(address)
     driver.execute_script("document.querySelectorAll('img[loading=lazy]').forEach(i => i.loading = 'eager')")
     wrong = [f"image {source} does not load" for source in driver.execute_script(_IMAGES)]
-    wider = driver.execute_script(_WIDER)
+    wider = driver.execute_script(_WIDER, width)
     if wider:
         wrong.append(f"is wider than {width} pixels, because of {wider}")
+    wrong += driver.execute_script(_ILLEGIBLE, SMALLEST_PRINT)
     wrong += [f"console: {entry['message']}" for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
     if picture is not None:
         picture.parent.mkdir(parents=True, exist_ok=True)

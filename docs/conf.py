@@ -16,6 +16,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE / "_ext")]
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the examples are small: threads would cost more than they bring
 
 import api_pages  # noqa: E402
+import markdown_pages  # noqa: E402
 import matplotlib  # noqa: E402
 
 import skinfluence  # noqa: E402
@@ -37,6 +38,8 @@ extensions = [
     "sphinx_copybutton",
     "mathml",
     "benchmark_tables",
+    "markdown_pages",
+    "large_plan",
     "method_tables",
     "api_pages",
 ]
@@ -54,6 +57,7 @@ numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
 numpydoc_use_plots = False
 api_pages.write(HERE / "api")
+markdown_pages.write(HERE / "results")
 
 # --- gallery ----------------------------------------------------------------------------------------------------------
 

@@ -23,8 +23,10 @@ import joblib
 import numpy as np
 import scipy.sparse as sp
 import sklearn
-from sklearn.utils.parallel import Parallel, delayed
+from sklearn.utils.parallel import delayed
 
+from ._parallel import run_all
+from ._progress import Step
 from ._version import __version__
 
 Arrays = dict[str, np.ndarray]
@@ -84,11 +86,17 @@ class Checkpoint:
         self.folder = parent / f"{name}-{digest(__version__, sklearn.__version__, *inputs, stand_in=stand_in)}"
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def compute(self, parts: Sequence[Part], n_jobs: int | None = None) -> list[Arrays]:
-        """The arrays of each part: read where they are kept, else made, and kept as soon as they are."""
+    def compute(self, parts: Sequence[Part], n_jobs: int | None = None, step: Step | None = None) -> list[Arrays]:
+        """The arrays of each part: read where they are kept, else made, and kept as soon as they are.
+
+        ``step`` is called for each of them.
+        """
         made = [self._read(name) for name, _, _ in parts]
         missing = [i for i, found in enumerate(made) if found is None]
-        new = Parallel(n_jobs=n_jobs)(delayed(self._make)(*parts[i]) for i in missing)
+        if step is not None:
+            for _ in range(len(parts) - len(missing)):
+                step()
+        new = run_all((delayed(self._make)(*parts[i]) for i in missing), n_jobs, step)
         for i, arrays in zip(missing, new, strict=True):
             made[i] = arrays
         return [arrays for arrays in made if arrays is not None]

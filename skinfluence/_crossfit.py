@@ -7,16 +7,19 @@ from typing import Any
 
 import numpy as np
 from sklearn.model_selection import KFold, StratifiedKFold, check_cv
-from sklearn.utils.parallel import Parallel, delayed
+from sklearn.utils.parallel import delayed
 
 from ._fitting import fit_estimator, is_frozen
 from ._held_out import HeldOut
+from ._parallel import run_all
+from ._progress import progress
 from ._rows import take_rows
 from ._scores import bind, parts_of, require_finite_scores
 from ._tables import n_samples
 from .models import as_model
 from .models._fitted import Task
-from .operators import TrainingProblem
+from .models._host import on_host
+from .operators import TrainingProblem, unwarned_floats
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ def score_table(
     codes: np.ndarray | None,
     each_label: bool = False,
     release: str = "",
+    verbose: int = 0,
 ) -> Scored:
     """Score every row of ``table`` by models fitted on its rows marked ``kept``.
 
@@ -78,12 +82,14 @@ def score_table(
     work = [(_fit_rows(codes, train, kept), test) for train, test in work]
     seeds = np.random.RandomState(seed).randint(np.iinfo(np.int32).max, size=(len(work), 2))
     inner_jobs = n_jobs if folds is None else 1
-    parts = Parallel(n_jobs=None if folds is None else n_jobs)(
+    jobs = (
         delayed(_score_one)(
             estimator, table, held_out, train, test, method, objective, s, inner_jobs, each_label, folds is None
         )
         for (train, test), s in zip(work, seeds, strict=True)
     )
+    with progress(len(work), "folds", verbose and folds is not None) as step:
+        parts = run_all(jobs, None if folds is None else n_jobs, step)
     by_part = np.empty((len(table), *parts[0][0].shape[1:]))
     for (_, test), (scores, _, _) in zip(work, parts, strict=True):
         by_part[test] = scores
@@ -107,6 +113,28 @@ def _score_one(
     fit_seed, score_seed = (int(s) for s in seeds)
     fit_on = table if len(train) == len(table) else table.take(train)
     fitted = fit_estimator(estimator, fit_on.X, fit_on.y, fit_on.sample_weight, fit_seed)
+    scores, report = _score_by(
+        fitted, fit_on, table, held_out, train, test, method, objective, score_seed, n_jobs, each_label
+    )
+    # Cross-fitted models have done their work, and need not travel back from where they were fitted.
+    return scores[test], fitted if keep_model else None, report
+
+
+@unwarned_floats()
+def _score_by(
+    fitted: Any,
+    fit_on: Table,
+    table: Table,
+    held_out: HeldOut | None,
+    train: np.ndarray,
+    test: np.ndarray,
+    method: Any,
+    objective: Any,
+    score_seed: int,
+    n_jobs: int | None,
+    each_label: bool,
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Scores by a fitted model, in the places of the rows ``test``, and the report."""
     problem = TrainingProblem(as_model(fitted), fit_on.X, fit_on.y, fit_on.sample_weight)
     bounds = [bind(part, problem, held_out, fit_on.sensitive_features) for part in parts_of(objective)]
     score = method.score_labels if each_label else method.score_rows
@@ -127,9 +155,7 @@ def _score_one(
             scores[some, j], report = score(problem, bound, rows, np.random.RandomState(score_seed), n_jobs)
     if any(hasattr(bound, "hard_value") for bound in bounds):
         report = report | {"objectives": [_reported(bound, problem) for bound in bounds]}
-    report = report | {"engine": problem.fitted.model.engine}
-    # Cross-fitted models have done their work, and need not travel back from where they were fitted.
-    return scores[test], fitted if keep_model else None, report
+    return scores, report | {"engine": problem.fitted.model.engine}
 
 
 def _reported(bound: Any, problem: TrainingProblem) -> dict[str, float]:
@@ -161,7 +187,7 @@ def make_folds(
         return None
     n = len(table)
     if not isinstance(cv, (int, np.integer)):
-        y = np.asarray(table.y)
+        y = np.asarray(on_host(table.y))
         folds = [
             (np.unique(a), np.asarray(b))
             for a, b in check_cv(cv, y, classifier=task == "classification").split(np.zeros(n), y)
@@ -178,7 +204,7 @@ def make_folds(
                 f"Cross-fitting needs at least 2 samples, got n_samples = {n}. Pass X_val and y_val, or cv=None."
             )
         return list(KFold(min(int(cv), n), shuffle=True, random_state=seed).split(np.zeros(n)))
-    codes = np.unique(np.asarray(table.y), return_inverse=True)[1].ravel()
+    codes = np.unique(np.asarray(on_host(table.y)), return_inverse=True)[1].ravel()
     counts = np.bincount(codes)
     single = np.flatnonzero(counts[codes] == 1)
     several = np.flatnonzero(counts[codes] > 1)

@@ -30,8 +30,8 @@ class InfluenceSelector(Curator):
         ridge on standardised columns. "final": the steps that follow, in `skinfluence.Pipeline` and the Curated
         estimators. The final model may be of any kind otherwise.
     method : str or method object, default="ip_ensemble"
-        "ip", "ip_ensemble", "exact", "cg", "self_tracin", "leave_one_out", or a configured object from
-        `skinfluence.methods`.
+        A name, such as "ip", "exact", "ekfac", "self_tracin" or "knn_shapley" (all are in
+        `skinfluence.methods.METHODS`), or a configured object from `skinfluence.methods`.
     objective : str or objective object, default="utility"
         What counts as harm; see `skinfluence.objectives`.
     removal_rate : float in [0, 1) or "auto", default=0.05
@@ -52,7 +52,8 @@ class InfluenceSelector(Curator):
     random_state : int, RandomState instance or None, default=None
         Seed of folds, dropout masks and re-draws, and of the estimator's own ``random_state=None``.
     verbose : int, default=0
-        Print a line a round.
+        Above 0 a line is printed each round, and a bar on standard error shows how many folds are done (lines, without
+        tqdm). Methods that refit have a ``verbose`` of their own, whose bars are drawn below.
 
     Attributes
     ----------

@@ -27,6 +27,7 @@ from ._tables import check_table, kind_of_table, n_samples
 from ._version import __version__
 from .methods import resolve_method
 from .models._fitted import Task
+from .models._host import is_foreign, on_host
 from .objectives import resolve_objective
 from .operators import check_weights
 
@@ -139,7 +140,8 @@ class Curator(SummaryInHTML, NamedParameters, OneToOneFeatureMixin, TransformerM
         elif refit and (not self.makes_weights or takes_weight(estimator)):
             self.estimator_ = self._refit(estimator, table)
         seconds = time.perf_counter() - started
-        self._summary = summarize(self, codes, len(scored.reports) > 1, held_out is not None, seconds)
+        # As a dict, so that a saved curator is made of plain types.
+        self._summary = vars(summarize(self, codes, len(scored.reports) > 1, held_out is not None, seconds))
         return self
 
     def _refit(self, estimator: Any, table: Table) -> Any:
@@ -157,6 +159,8 @@ class Curator(SummaryInHTML, NamedParameters, OneToOneFeatureMixin, TransformerM
 
     def _check_params(self, method: Any, estimator: Any) -> None:
         check_scalar(self.n_rounds, "n_rounds", Integral, min_val=1)
+        if self.n_jobs is not None and (not isinstance(self.n_jobs, Integral) or self.n_jobs == 0):
+            raise ValueError(f"n_jobs must be None or a whole number other than 0, got {self.n_jobs!r}.")
         if self.n_rounds > 1 and is_frozen(estimator):
             raise ValueError(
                 f"n_rounds={self.n_rounds} refits the estimator after each round, and a FrozenEstimator is never "
@@ -184,8 +188,9 @@ class Curator(SummaryInHTML, NamedParameters, OneToOneFeatureMixin, TransformerM
         if self.task_ == "regression":
             check_array(y, ensure_2d=False, dtype="numeric", input_name="y")
             return y, None
-        y, self.classes_, codes = check_labels(y)
-        return y, codes
+        flat, self.classes_, codes = check_labels(on_host(y))
+        # An array of another library stays what it is: the estimator is fitted with it.
+        return y if is_foreign(y) else flat, codes
 
     def _score(
         self,
@@ -201,7 +206,7 @@ class Curator(SummaryInHTML, NamedParameters, OneToOneFeatureMixin, TransformerM
         fold_seed, score_seed, self._redraw_seed, self._refit_seed = (int(s) for s in seeds)
         folds = make_folds(self.cv, estimator, table, held_out, self.task_, fold_seed)
         # Whatever turns scores into decisions stays out of the cache's key: a grid over it scores once.
-        cached = check_memory(self.memory).cache(score_table, ignore=["n_jobs"])
+        cached = check_memory(self.memory).cache(score_table, ignore=["n_jobs", "verbose"])
         if self.memory is not None and not isinstance(self.random_state, Integral):
             warnings.warn(
                 f"memory caches nothing with random_state={self.random_state!r}: every fit draws other seeds. Give an "
@@ -224,6 +229,7 @@ class Curator(SummaryInHTML, NamedParameters, OneToOneFeatureMixin, TransformerM
                 codes=codes,
                 each_label=self._each_label,
                 release=__version__,
+                verbose=self.verbose,
             )
             if self.verbose:
                 print(f"[{type(self).__name__}] round {round_ + 1} of {self.n_rounds}: scored {len(table)} rows")
@@ -324,7 +330,7 @@ class Curator(SummaryInHTML, NamedParameters, OneToOneFeatureMixin, TransformerM
         weights = self._row_factors()
         if np.ptp(weights) == 0:
             return X
-        codes = np.searchsorted(self.classes_, column_or_1d(y))
+        codes = np.searchsorted(self.classes_, column_or_1d(on_host(y)))
         indices = redraw(codes, weights, np.random.RandomState(self._redraw_seed))
         redrawn = take_rows(X, indices)
         if hasattr(redrawn, "iloc"):

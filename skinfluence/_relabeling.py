@@ -42,7 +42,8 @@ class InfluenceRelabeler(Curator):
     random_state : int, RandomState instance or None, default=None
         Seed of folds and dropout masks, and of the estimator's own ``random_state=None``.
     verbose : int, default=0
-        Print a line when the rows are scored.
+        Above 0 a line is printed when the rows are scored, and a bar on standard error shows how many folds are done
+        (lines, without tqdm). Methods that refit have a ``verbose`` of their own, whose bars are drawn below.
 
     Attributes
     ----------

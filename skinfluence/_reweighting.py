@@ -49,7 +49,8 @@ class InfluenceReweighter(Curator):
     random_state : int, RandomState instance or None, default=None
         Seed of folds, dropout masks and re-draws, and of the estimator's own ``random_state=None``.
     verbose : int, default=0
-        Print a line when the rows are scored.
+        Above 0 a line is printed when the rows are scored, and a bar on standard error shows how many folds are done
+        (lines, without tqdm). Methods that refit have a ``verbose`` of their own, whose bars are drawn below.
 
     Attributes
     ----------
@@ -141,7 +142,8 @@ class InfluenceReweighter(Curator):
         self.support_ = np.ones(len(exponents), dtype=bool)
         weight = self._factor if table.sample_weight is None else self._factor * table.sample_weight
         self.sample_weight_ = weight
-        self.effective_sample_size_ = float(weight.sum() ** 2 / (weight @ weight))
+        relative = weight / weight.max()  # squares of the largest weights would overflow
+        self.effective_sample_size_ = float(relative.sum() ** 2 / (relative @ relative))
 
     def _row_factors(self) -> np.ndarray:
         return self._factor

@@ -16,10 +16,11 @@ from .models import as_model
 from .models._blocks import take
 from .models.linear import LinearModel
 from .objectives import MeanLoss, resolve_objective
-from .operators import Rows, TrainingProblem
+from .operators import Rows, TrainingProblem, unwarned_floats
 from .preconditioners import Identity
 
 
+@unwarned_floats()
 def influence_scores(
     estimator: Any,
     X: Any,
@@ -61,8 +62,9 @@ def influence_scores(
     y_val : array-like of shape (n_validation,) or (n_validation, n_targets), default=None
         Their targets.
     method : str or method object, default="ip"
-        "ip", "ip_ensemble", "exact", "cg", "self_tracin" or "leave_one_out", or a configured object from
-        `skinfluence.methods`.
+        One of "ip", "ip_ensemble", "exact", "cg", "lissa", "arnoldi", "datainf", "ekfac", "tracin", "tda", "gex",
+        "trak", "self_tracin", "self_lissa", "leave_one_out", "data_shapley", "beta_shapley" and "knn_shapley", or a
+        configured object from `skinfluence.methods`.
     objective : str or objective object, default="utility"
         "utility", or a configured object from `skinfluence.objectives`.
     sample_weight : array-like of shape (n_samples,), default=None
@@ -70,7 +72,7 @@ def influence_scores(
     sensitive_features, sensitive_features_val : array-like, default=None
         Groups of the rows, for objectives about fairness. Objectives that use none refuse them.
     random_state : int, RandomState instance or None, default=None
-        Seed of methods that draw at random ("ip_ensemble").
+        Seed of methods that draw at random, such as "ip_ensemble".
     n_jobs : int, default=None
         Number of jobs for methods that have independent parts.
     per_validation_row : bool, default=False
@@ -226,18 +228,25 @@ def _blocks(problem: TrainingProblem, bound: MeanLoss, snapshots: Any, plain: bo
     step = max(int(get_config()["working_memory"] * 2**20) // (4 * per_row), 1)
     for start in range(0, m, step):
         at = slice(start, min(start + step, m))
-        X = take(bound.rows.X, at)
-        block = np.zeros((at.stop - at.start, n))
-        for snapshot_weight, params, solve in snapshots:
-            F = problem.fitted.model.at(params).outputs(X)
-            D = bound.row_cotangents(F, at) * relative
-            if plain:
-                _add_kernel_block(block, problem, params, X, D, snapshot_weight)
-            else:
-                G = np.stack([problem.fitted.model.at(params).vjp(X[[i]], D[[i]]) for i in range(D.shape[0])], axis=1)
-                for row, u in zip(block, solve(G).T, strict=True):
-                    row += problem.scores([(snapshot_weight, params, u)])
-        yield require_finite_scores(block)
+        yield _block(problem, bound, snapshots, plain, at, relative)
+
+
+@unwarned_floats()
+def _block(
+    problem: TrainingProblem, bound: MeanLoss, snapshots: Any, plain: bool, at: slice, relative: float
+) -> np.ndarray:
+    X = take(bound.rows.X, at)
+    block = np.zeros((at.stop - at.start, len(problem.rows)))
+    for snapshot_weight, params, solve in snapshots:
+        F = problem.fitted.model.at(params).outputs(X)
+        D = bound.row_cotangents(F, at) * relative
+        if plain:
+            _add_kernel_block(block, problem, params, X, D, snapshot_weight)
+        else:
+            G = np.stack([problem.fitted.model.at(params).vjp(X[[i]], D[[i]]) for i in range(D.shape[0])], axis=1)
+            for row, u in zip(block, solve(G).T, strict=True):
+                row += problem.scores([(snapshot_weight, params, u)])
+    return require_finite_scores(block)
 
 
 def _add_kernel_block(

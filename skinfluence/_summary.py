@@ -57,9 +57,10 @@ def summary_html(curator: Any) -> str:
     html : str
         Two tables without colours of their own, legible on a dark page as on a light one.
     """
-    summary = getattr(curator, "_summary", None)
-    if summary is None:
+    found = getattr(curator, "_summary", None)
+    if found is None:
         return ""
+    summary = FitSummary(**found)
     facts = _table([(escape(name), value) for name, value in _facts(curator, summary)], head=None)
     return (
         '<div class="skinfluence-summary" style="overflow-x: auto; max-width: 100%;">'

@@ -13,6 +13,7 @@ from sklearn.utils.validation import _num_samples, validate_data
 from ._fitting import is_frozen
 from ._rows import as_rows, is_dataset
 from .models import is_net
+from .models._streams import require_indexable
 
 
 def kind_of_table(estimator: Any) -> str:
@@ -29,6 +30,7 @@ def check_table(curator: Any, kind: str, X: Any, y: Any, *, reset: bool = True) 
     A Pipeline's steps may take what is no array of numbers: frames of mixed columns, missing values. Nets take arrays
     of any number of dimensions, tensors, dicts of arrays and torch Datasets.
     """
+    require_indexable(X, type(curator).__name__)
     if kind == "net":
         X = _check_for_net(curator, X, reset)
     elif kind == "any":

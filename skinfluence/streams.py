@@ -116,18 +116,17 @@ def parquet_rows(source: Any, columns: Sequence[str] | None = None) -> ParquetRo
     Examples
     --------
     >>> import tempfile, pathlib
-    >>> import numpy as np, pyarrow as pa, pyarrow.parquet as pq
+    >>> import numpy as np, pandas as pd
     >>> from sklearn.linear_model import LogisticRegression
     >>> from skinfluence import influence_scores
     >>> from skinfluence.streams import parquet_rows
-    >>> X = np.random.RandomState(0).normal(size=(100, 2))
-    >>> table = pa.table({"a": X[:, 0], "b": X[:, 1], "label": X[:, 0] > 0})
+    >>> X = pd.DataFrame(np.random.RandomState(0).normal(size=(100, 2)), columns=["a", "b"])
+    >>> y = X["a"] > 0
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = pathlib.Path(folder) / "rows.parquet"
-    ...     pq.write_table(table, path, row_group_size=30)
+    ...     X.assign(label=y).to_parquet(path, row_group_size=30)
     ...     rows = parquet_rows(path, columns=["a", "b"])
-    ...     y = rows.column("label")
-    ...     scores = influence_scores(LogisticRegression().fit(X, y), rows, y)
+    ...     scores = influence_scores(LogisticRegression().fit(X, y), rows, rows.column("label"))
     >>> rows
     ParquetRows(shape=(100, 2), n_row_groups=4)
     >>> scores.shape

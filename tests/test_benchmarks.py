@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import _data, _peers, _runner, defence, fairness, noise, speed, synthetic
+from benchmarks import _data, _peers, _runner, noise, speed
+from benchmarks.experiments import defence, fairness, synthetic
 
 
 def test_aggregate_gives_mean_spread_and_seeds_in_order_of_appearance():

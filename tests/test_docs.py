@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import csv
 import doctest
 import importlib.util
 import io
@@ -27,7 +28,15 @@ from skinfluence.objectives import Utility
 from skinfluence.operators import TrainingProblem
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-PAGES = sorted(p for p in DOCS.rglob("*.rst") if not {"_build", "api", "auto_examples", "_templates"} & set(p.parts))
+MADE = {"_build", "api", "auto_examples", "results", "sg_execution_times.rst"}  # by the build
+PAGES = sorted(p for p in DOCS.rglob("*.rst") if not {*MADE, "_templates"} & set(p.relative_to(DOCS).parts))
+NEEDS = {
+    "user_guide/homes.rst": ["imblearn"],
+    "user_guide/large_data.rst": ["pandas", "pyarrow"],
+    "user_guide/nets.rst": ["torch", "skorch"],
+    "user_guide/plotting.rst": ["pandas"],
+    "user_guide/saving.rst": ["skops"],
+}
 
 
 def load(name):
@@ -45,11 +54,23 @@ def load(name):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(DOCS)))
 def test_the_examples_on_a_page_run(page):
+    for package in NEEDS.get(page.relative_to(DOCS).as_posix(), []):
+        pytest.importorskip(package)
     flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         failed, _ = doctest.testfile(str(page), module_relative=False, optionflags=flags, encoding="utf-8")
     assert not failed, printed.getvalue()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(DOCS)))
+def test_a_page_shows_no_code_that_nothing_runs(page):
+    # Python stands on a page as a doctest, or is included from a file that the tests run.
+    text = page.read_text(encoding="utf-8")
+    assert not re.search(r"^ *\.\. (code-block|code|sourcecode):: *(python|pycon)", text, re.MULTILINE)
+    run = re.sub(r"DOCS / |[()]", "", Path(__file__).read_text(encoding="utf-8"))
+    for included in re.findall(r"\.\. literalinclude:: (\S+)", text):
+        assert included.startswith("../../tests/") or f"code/{Path(included).stem}.py" in run, included
 
 
 def test_getting_started_prints_what_it_says():
@@ -58,6 +79,13 @@ def test_getting_started_prints_what_it_says():
     with contextlib.redirect_stdout(printed):
         load("code/getting_started.py")
     assert printed.getvalue().splitlines() == [line for line in said.splitlines() if line and line[0] != "#"]
+
+
+def test_what_works_with_what_is_what_the_table_says():
+    pytest.importorskip("torch")
+    made = load("code/what_works.py")
+    with made.FILE.open(encoding="utf-8", newline="") as file:
+        assert made.table() == list(csv.reader(file))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(DOCS)))
@@ -190,3 +218,123 @@ def test_the_checker_finds_broken_links(tmp_path):
     (tmp_path / "sub" / "b.html").write_text('<p id="there"><a href="../a.html">x</a><a href="https://else.org/">z</a>')
     broken = check.broken_links(tmp_path)
     assert_array_equal(broken, ["a.html: gone.png leads nowhere", "a.html: #nowhere has no such anchor"])
+
+
+def test_the_checker_sees_what_a_reader_could_not(tmp_path):
+    pytest.importorskip("selenium")
+    check = load("check.py")
+    if check.shutil.which("chromedriver") is None:
+        pytest.skip("needs chromium and its driver")
+    page = tmp_path / "page.html"
+    driver = check.make_driver(str(tmp_path / "profile"))
+    try:
+        for body, says in {
+            "<p style='width: 900px'>wide</p>": "is wider than 390 pixels",
+            "<div style='overflow: hidden; width: 90px'><p style='width: 200px'>cut</p></div>": "is cut off",
+            "<p style='font-size: 7px'>small</p>": "is in 7 px",
+            "<p><math>x</math></p><style>math { display: block; height: 0; overflow: hidden }</style>": "is not drawn",
+            "<img src='gone.png'>": "does not load",
+            "<script>console.error('broken')</script><p>text</p>": "console",
+            "<p>nothing is wrong</p>": None,
+        }.items():
+            head = "<meta name='viewport' content='width=device-width'><link rel='icon' href='data:,'>"
+            page.write_text(f"<!doctype html>{head}<body><article>{body}</article></body>")
+            wrong = check.look_at(driver, page.as_uri(), check.WIDTHS["phone"], None)
+            assert bool(wrong) == (says is not None), (body, wrong)
+            assert says is None or any(says in line for line in wrong), (body, wrong)
+    finally:
+        driver.quit()
+
+
+# --- what the pages are made with -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def extension(monkeypatch):
+    """Loads one of docs/_ext."""
+    pytest.importorskip("sphinx")
+    pytest.importorskip("markdown_it")
+    monkeypatch.syspath_prepend(str(DOCS / "_ext"))
+    return importlib.import_module
+
+
+def test_figures_are_found_by_the_beginning_of_a_title_and_of_a_row(extension, monkeypatch):
+    made = extension("benchmark_tables")
+    tables = {"one (0.5)": [{"a": "x", "b": 1}, {"a": "y", "b": -2}], "other": [], "only": []}
+    monkeypatch.setattr(made, "tables", lambda name: tables)
+    rows = made.find_table("noise", "one")
+    assert made.find_row(rows, "y / -2") == {"a": "y", "b": -2}
+    with pytest.raises(LookupError, match="not one table 'o'"):
+        made.find_table("noise", "o")
+    with pytest.raises(LookupError, match="begins with 'z'"):
+        made.find_row(rows, "z")
+    with pytest.raises(LookupError, match="no benchmark 'noises'"):
+        made.is_measured("noises")
+
+
+def test_a_plan_goes_by_the_stored_rates(extension):
+    rate = {"source": "memory map", "method": "ip", "columns": 50, "rows": 5_000_000, "seconds": 2.0}
+    mapped, unknown = extension("large_plan").plan([rate | {"extra_mib": 1064.0}, rate | {"extra_mib": None}])
+    assert mapped == {
+        "rows are in": "memory map",
+        "method": "ip",
+        "columns": "50",
+        "measured on rows": "5,000,000",
+        "million rows a second": "2.50",
+        "minutes": "6.7",  # 1e9 / 2.5e6 s = 400 s
+        "GiB beside the targets": "8.5",  # 8e9 bytes of scores, and 1064 MiB without the 38 MiB of the scores measured
+    }
+    assert unknown["GiB beside the targets"] is None
+
+
+MARKDOWN = """\
+Before any heading.
+
+# What *held*
+
+Text with `code`, a [link](https://else.org/), one to [a file](other.md), and x < y.
+
+- a point
+- another
+
+| method | gain |
+| --- | ---: |
+| **ip** | −0.5 ± 0.1 |
+| exact | 1.5 |
+
+![a dot](dot.png)
+
+## Deeper
+
+```python
+1 + 1
+```
+
+# Next
+"""
+
+
+def test_markdown_becomes_sections(extension, tmp_path):
+    nodes = pytest.importorskip("docutils.nodes")
+    new_document = pytest.importorskip("docutils.utils").new_document
+    settings = pytest.importorskip("docutils.frontend").get_default_settings()
+    (tmp_path / "results").mkdir()
+    source = tmp_path / "results" / "a.md"
+    source.write_text(MARKDOWN, encoding="utf-8")
+    (tmp_path / "results" / "dot.png").touch()
+    read = extension("markdown_nodes").read
+    before, held, after = read(source, tmp_path / "docs" / "page.rst", new_document("page", settings))
+    assert before.astext() == "Before any heading."
+    assert [section[0].astext() for section in (held, after)] == ["What held", "Next"]
+    assert held["ids"] == ["what-held"]
+    assert [link["refuri"] for link in held.findall(nodes.reference)] == ["https://else.org/"]
+    assert "x < y" in held.astext()
+    cells = [entry.astext() for entry in held.findall(nodes.entry)]
+    assert cells == ["method", "gain", "ip", "−0.5 ± 0.1", "exact", "1.5"]
+    assert "text-right" in list(held.findall(nodes.entry))[3]["classes"]
+    assert [image["uri"] for image in held.findall(nodes.image)] == ["../results/dot.png"]
+    assert [deeper[0].astext() for deeper in held.findall(nodes.section) if deeper is not held] == ["Deeper"]
+    assert next(iter(held.findall(nodes.literal_block))).astext() == "1 + 1"
+    (tmp_path / "results" / "dot.png").unlink()
+    with pytest.raises(ValueError, match=r"there is no picture dot\.png"):
+        read(source, tmp_path / "docs" / "page.rst", new_document("page", settings))

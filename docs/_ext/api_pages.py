@@ -67,12 +67,15 @@ def _index() -> str:
         here = [n for n in public_names(module) if id(getattr(module, n)) not in documented]
         documented |= {id(getattr(module, n)) for n in here}
         things = [n for n in here if inspect.isclass(getattr(module, n)) or inspect.isfunction(getattr(module, n))]
-        if not things:
+        values = [n for n in here if n not in things]
+        if not here:
             continue
         lines += [name, "-" * len(name), "", *_about(module), f".. currentmodule:: {name}", ""]
         lines += [".. autosummary::", "   :toctree: generated", "   :nosignatures:", ""]
         lines += [f"   {thing}" for thing in things]
         lines.append("")
+        if values:
+            lines += ["Besides, " + ", ".join(f"``{value}``" for value in values) + ".", ""]
     return "\n".join(lines)
 
 

@@ -32,7 +32,7 @@ def what_scores_say(method: Any) -> str:
 
 def measured(name: str) -> str:
     """The time of a method in the stored speed benchmark, in products ``X @ coef``; a dash where it is not in it."""
-    for row in tables("speed")["Time, one thread"]:
+    for row in tables("speed").get("Time, one thread", []):
         if row["call"].split(",")[0] == name and row["of"] == "X @ coef":
             return f"{float(row['ratio']):.1f} ({row['call'].split(',', 1)[1].strip()})"
     return "–"

@@ -49,3 +49,8 @@ InfluenceDisplay.from_curator(pipe, groups=groups, log=True)
 table = most_harmful(pipe, X, y_noisy, n_rows=8).iloc[:, :7]
 table.insert(1, "flipped", flipped[table["row"]])
 print(table.round(4).to_string(index=False))
+
+# %%
+# In a notebook a fitted curator says what it did, below scikit-learn's diagram.
+
+pipe["curate"]

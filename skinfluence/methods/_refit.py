@@ -15,6 +15,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import has_fit_parameter
 
 from .._checkpoint import Arrays, Checkpoint
+from .._progress import progress
 from .._seeds import seeded, torch_seed, unseeded
 from ..models import DifferentiableModel, as_model
 from ..objectives import BoundObjective
@@ -37,6 +38,8 @@ class LeaveOneOut(BaseEstimator):
         A folder where finished refits are kept: a run that was stopped, by Ctrl-C or a kill, goes on where it was when
         it is started again with the same data, parameters and (if the estimator draws at random) ``random_state``.
         None keeps nothing.
+    verbose : int, default=0
+        Above 0 a bar on standard error shows how many groups of eight refits are done (lines, without tqdm).
 
     Notes
     -----
@@ -55,8 +58,9 @@ class LeaveOneOut(BaseEstimator):
 
     calibrated = True
 
-    def __init__(self, checkpoint_dir: Any = None) -> None:
+    def __init__(self, checkpoint_dir: Any = None, verbose: int = 0) -> None:
         self.checkpoint_dir = checkpoint_dir
+        self.verbose = verbose
 
     def score_rows(
         self,
@@ -84,7 +88,8 @@ class LeaveOneOut(BaseEstimator):
             for start in range(0, n, _REFITS_A_PART)
         ]
         base = refit.base(checkpoint)
-        values = np.concatenate([part["objective"] for part in checkpoint.compute(parts, n_jobs)])
+        with progress(len(parts), f"groups of {_REFITS_A_PART} refits", self.verbose) as step:
+            values = np.concatenate([part["objective"] for part in checkpoint.compute(parts, n_jobs, step)])
         return (values - base if leave_out else base - values), {"n_refits": len(values)}
 
 

@@ -14,6 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_scalar
 
 from .._checkpoint import Arrays, Checkpoint
+from .._progress import progress
 from ..objectives import BoundObjective
 from ..operators import Rows, TrainingProblem
 from ._refit import Refit, class_codes, constant_model, draw_seed, stand_in, warn_of_lost_checkpoints
@@ -55,6 +56,8 @@ class DataShapley(BaseEstimator):
         A folder where finished orders are kept: a run that was stopped, by Ctrl-C or a kill, goes on where it was when
         it is started again with the same data, parameters and ``random_state``. With a greater ``n_permutations`` or
         another ``tol`` it goes on from there too. None keeps nothing.
+    verbose : int, default=0
+        Above 0 a bar on standard error shows how many orders are done (lines, without tqdm).
 
     Notes
     -----
@@ -105,12 +108,14 @@ class DataShapley(BaseEstimator):
         tol: float | None = None,
         min_rows: int = 1,
         checkpoint_dir: Any = None,
+        verbose: int = 0,
     ) -> None:
         self.n_permutations = n_permutations
         self.truncation = truncation
         self.tol = tol
         self.min_rows = min_rows
         self.checkpoint_dir = checkpoint_dir
+        self.verbose = verbose
 
     def score_rows(
         self,
@@ -141,7 +146,7 @@ class BetaShapley(BaseEstimator):
     alpha, beta : float, default=4.0 and 1.0
         Greater than zero. The size of the subset that a row is added to is beta-binomial, with mean ``(n - 1) beta /
         (alpha + beta)``.
-    n_permutations, truncation, tol, min_rows, checkpoint_dir
+    n_permutations, truncation, tol, min_rows, checkpoint_dir, verbose
         As for `DataShapley`.
 
     Notes
@@ -172,6 +177,7 @@ class BetaShapley(BaseEstimator):
         tol: float | None = None,
         min_rows: int = 1,
         checkpoint_dir: Any = None,
+        verbose: int = 0,
     ) -> None:
         self.alpha = alpha
         self.beta = beta
@@ -180,6 +186,7 @@ class BetaShapley(BaseEstimator):
         self.tol = tol
         self.min_rows = min_rows
         self.checkpoint_dir = checkpoint_dir
+        self.verbose = verbose
 
     def score_rows(
         self,
@@ -217,6 +224,7 @@ class _Sampling:
     tol: float | None
     min_rows: int
     checkpoint_dir: Any
+    verbose: int
 
     @classmethod
     def of(cls, method: Any, alpha: float = 1.0, beta: float = 1.0) -> _Sampling:
@@ -226,7 +234,7 @@ class _Sampling:
         check_scalar(method.min_rows, "min_rows", Integral, min_val=1)
         if method.tol is not None:
             _positive(method.tol, "tol")
-        names = ("n_permutations", "truncation", "tol", "min_rows", "checkpoint_dir")
+        names = ("n_permutations", "truncation", "tol", "min_rows", "checkpoint_dir", "verbose")
         return cls(alpha, beta, *(getattr(method, name) for name in names))
 
     def score(
@@ -251,16 +259,17 @@ class _Sampling:
         play = (game.order, ()) if others is None else (game.adding, (others,))
         mean = _RunningMean(len(problem.rows) if others is None else len(others))
         n_refits, converged = 1, None
-        for start in range(0, self.n_permutations, _PERMUTATIONS_A_ROUND):
-            numbers = range(start, min(start + _PERMUTATIONS_A_ROUND, self.n_permutations))
-            parts = [(f"order-{p:06d}", play[0], (p, *play[1])) for p in numbers]
-            for part in checkpoint.compute(parts, n_jobs):
-                mean.add(part["falls"])
-                n_refits += int(part["n_refits"])
-            if self.tol is not None:
-                converged = mean.noise() <= self.tol
-                if converged:
-                    break
+        with progress(self.n_permutations, "orders", self.verbose) as step:
+            for start in range(0, self.n_permutations, _PERMUTATIONS_A_ROUND):
+                numbers = range(start, min(start + _PERMUTATIONS_A_ROUND, self.n_permutations))
+                parts = [(f"order-{p:06d}", play[0], (p, *play[1])) for p in numbers]
+                for part in checkpoint.compute(parts, n_jobs, step):
+                    mean.add(part["falls"])
+                    n_refits += int(part["n_refits"])
+                if self.tol is not None:
+                    converged = mean.noise() <= self.tol
+                    if converged:
+                        break
         if converged is False:
             warnings.warn(
                 f"After {mean.n} permutations the standard error is {mean.noise():.2g} of the spread of the values, "

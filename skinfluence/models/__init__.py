@@ -11,6 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 from ..nets import DifferentiableNet
 from ._families import FAMILIES, family_of
 from ._fitted import FittedModel, Penalty
+from ._host import hosted
 from ._protocol import DifferentiableModel
 from .linear import LinearModel
 
@@ -61,7 +62,7 @@ def as_model(estimator: Any) -> FittedModel:
             "need the extra skinfluence[torch]; and a Pipeline that ends in one of them."
         )
     check_is_fitted(estimator)
-    fitted = family(estimator)
+    fitted = family(hosted(estimator))
     return fitted if transformers is None else replace(fitted, transformers=transformers)
 
 

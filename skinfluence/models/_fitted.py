@@ -12,6 +12,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.validation import check_array, check_consistent_length, validate_data
 
 from ..losses import DevianceLoss, Loss, MarginLoss
+from ._host import on_host
 from ._protocol import DifferentiableModel
 from ._streams import RowStream, Source, is_unloaded, source_of
 
@@ -151,7 +152,7 @@ class FittedModel:
             return self.intake.rows(X)
         return validate_data(
             self.estimator,
-            X,
+            on_host(X),
             reset=False,
             accept_sparse=("csr", "csc"),
             dtype=(np.float64, np.float32),
@@ -162,7 +163,7 @@ class FittedModel:
         """Targets as the loss takes them: class codes ``(n,)``, or floats ``(n, K)``."""
         if self.intake is not None:
             return self.intake.targets(y)
-        return encode_targets(y, self.classes, self.model.n_outputs, self.loss)
+        return encode_targets(on_host(y), self.classes, self.model.n_outputs, self.loss)
 
     def resolve_class_weight(
         self, codes: np.ndarray, sample_weight: np.ndarray | None

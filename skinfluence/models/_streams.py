@@ -72,6 +72,23 @@ def is_unloaded(X: Any) -> bool:
     return not isinstance(source_of(X), (ArrowRows, type(None)))
 
 
+def require_indexable(X: Any, who: str) -> None:
+    """Raise where ``X`` is streamed rather than indexed: rows that models are fitted on must be in memory.
+
+    Raises
+    ------
+    TypeError
+        If the rows are elsewhere, or in a table of pyarrow.
+    """
+    if isinstance(X, np.ndarray) or sp.issparse(X) or source_of(X) is None:
+        return
+    raise TypeError(
+        f"{who} fits models on rows that it picks, and X is a {type(X).__module__.split('.')[0]} {type(X).__name__}, "
+        "whose rows are read in order. Load it (as an array or a pandas DataFrame), or fit a model on a sample of the "
+        "rows and score all of them with skinfluence.influence_scores."
+    )
+
+
 def _outgrows_memory(X: Any, transformed: bool) -> bool:
     values = X.data if sp.issparse(X) else X
     if X.ndim != 2 or (sp.issparse(X) and X.format != "csr") or not _is_mapped(values):

@@ -1,7 +1,7 @@
 """The training objective of a fitted estimator, and its derivatives as operators over blocks of rows."""
 
 from ._problem import Directions, TrainingProblem, pull_back
-from ._rows import Rows, check_weights, require_finite
+from ._rows import Rows, check_weights, require_finite, unwarned_floats
 from ._stationary import warn_unless_minimum
 
 __all__ = [
@@ -11,5 +11,6 @@ __all__ = [
     "check_weights",
     "pull_back",
     "require_finite",
+    "unwarned_floats",
     "warn_unless_minimum",
 ]

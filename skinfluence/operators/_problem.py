@@ -12,6 +12,7 @@ made of:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,7 @@ class TrainingProblem:
 
     def __init__(self, fitted: FittedModel, X: Any, y: Any, sample_weight: Any = None) -> None:
         if fitted.intake is None:
+            X = fitted.opened(X)  # what is streamed has a length then
             check_consistent_length(X, y)
         self.fitted = fitted
         inputs = fitted.prepare(X)  # first: a net learns from it what it puts out
@@ -94,6 +96,7 @@ class TrainingProblem:
     def other_rows(self, X: Any, y: Any, sample_weight: Any = None, name: str = "X") -> Rows:
         """Rows that the model was not fitted on, weighted as they would be in training."""
         if self.fitted.intake is None:
+            X = self.fitted.opened(X)
             check_consistent_length(X, y)
         inputs = self.fitted.prepare(X)
         targets = self.fitted.encode(y)
@@ -116,10 +119,8 @@ class TrainingProblem:
     def row_values(self, params: np.ndarray, rows: Rows | None = None) -> np.ndarray:
         """The unweighted loss of each of ``rows`` (the training rows unless given), ``(n,)``."""
         rows = self.rows if rows is None else rows
-        values = np.empty(len(rows))
-        for at, F, y, _ in self.outputs_by_block(rows, params):
-            values[at] = self.loss.value(F, y)
-        return values
+        model = self.fitted.model.at(params)
+        return rows.each(_RowValues(model, self.loss, rows.name), 4 * model.n_outputs)
 
     def value(self, params: np.ndarray) -> float:
         """``L(params)``."""
@@ -212,17 +213,8 @@ class TrainingProblem:
     def scores(self, directions: Directions, rows: Rows | None = None) -> np.ndarray:
         """The weighted sum of `row_products` over snapshots, all of them in one pass over the rows."""
         rows = self.rows if rows is None else rows
-        weights, params, vs = zip(*directions, strict=True)
-        out = np.empty(len(rows))
-        K = self.fitted.model.n_outputs
-        for at, X, y, weight in rows.blocks(len(weights) * 4 * K):
-            total = np.zeros(at.stop - at.start, dtype=X.dtype)
-            Fs, Ts = self.fitted.model.outputs_and_jvps(X, params, vs)
-            for snapshot_weight, F, T in zip(weights, Fs, Ts, strict=True):
-                require_finite(F, rows.X, rows.name)
-                total += _row_dot(self.loss.gradient(F, y), T) * X.dtype.type(snapshot_weight / self.total_weight)
-            out[at] = total if weight is None else total * weight
-        return out
+        products = _RowProducts(self.fitted.model, self.loss, directions, self.total_weight, rows.name)
+        return rows.each(products, len(directions) * 4 * self.fitted.model.n_outputs)
 
     def label_scores(self, directions: Directions, rows: Rows | None = None) -> np.ndarray:
         """What `scores` would be if the row had each label in turn, ``(n, n_classes)``: one derivative serves them all.
@@ -248,16 +240,8 @@ class TrainingProblem:
     def squared_gradient_norms(self, params: np.ndarray, rows: Rows | None = None) -> np.ndarray:
         """``‖grad loss_i(params)‖²`` over the free parameters, not weighted, ``(n,)``."""
         rows = self.rows if rows is None else rows
-        out = np.empty(len(rows))
         model = self.fitted.model.at(params)
-        for at, X, y, _ in rows.blocks(4 * model.n_outputs):
-
-            def cotangents(F: np.ndarray, part: slice, member: int, y: np.ndarray = y) -> np.ndarray:
-                require_finite(F, rows.X, rows.name)
-                return self.loss.gradient(F, y[part])
-
-            out[at] = model.squared_row_norms(X, cotangents, self.free)
-        return out
+        return rows.each(_RowNorms(model, self.loss, self.free, rows.name), 4 * model.n_outputs)
 
     def layer_rows(
         self, params: np.ndarray, cotangents: Callable[[np.ndarray, slice], np.ndarray] | None = None
@@ -279,6 +263,57 @@ class TrainingProblem:
 
             for part, layers in model.layers(X, of_block, self.free):
                 yield slice(at.start + part.start, at.start + part.stop), layers
+
+
+@dataclass(frozen=True)
+class _RowValues:
+    """`TrainingProblem.row_values` of a block: an object that can be sent to the rows."""
+
+    model: Any
+    loss: Any
+    name: str
+
+    def __call__(self, X: Any, y: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
+        F = self.model.outputs(X)
+        require_finite(F, X, self.name)
+        return np.asarray(self.loss.value(F, y))
+
+
+@dataclass(frozen=True)
+class _RowNorms:
+    """`TrainingProblem.squared_gradient_norms` of a block."""
+
+    model: Any
+    loss: Any
+    free: np.ndarray
+    name: str
+
+    def __call__(self, X: Any, y: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
+        def cotangents(F: np.ndarray, part: slice, member: int) -> np.ndarray:
+            require_finite(F, X, self.name)
+            return np.asarray(self.loss.gradient(F, y[part]))
+
+        return np.asarray(self.model.squared_row_norms(X, cotangents, self.free))
+
+
+@dataclass(frozen=True)
+class _RowProducts:
+    """`TrainingProblem.scores` of a block."""
+
+    model: Any
+    loss: Any
+    directions: Directions
+    total_weight: float
+    name: str
+
+    def __call__(self, X: Any, y: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
+        weights, params, vs = zip(*self.directions, strict=True)
+        total = np.zeros(len(y), dtype=X.dtype)
+        Fs, Ts = self.model.outputs_and_jvps(X, params, vs)
+        for snapshot_weight, F, T in zip(weights, Fs, Ts, strict=True):
+            require_finite(F, X, self.name)
+            total += _row_dot(self.loss.gradient(F, y), T) * X.dtype.type(snapshot_weight / self.total_weight)
+        return total if weight is None else total * weight
 
 
 def _row_dot(A: np.ndarray, B: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from sklearn.utils.validation import _check_sample_weight
 
 from ..models._blocks import is_stream, n_rows, row_slices, take
 from ..models._dask import cluster_of, map_on_cluster
+from ..models._host import on_host
 
 RowFunction = Callable[[Any, np.ndarray, np.ndarray | None], np.ndarray]
 """``(X, y, weight) -> (n,)`` of a block of rows. What is sent to a cluster must be picklable."""
@@ -83,10 +84,15 @@ def check_weights(sample_weight: Any, X: Any) -> np.ndarray | None:
     """Row weights as float64 ``(n,)``, or None; negative, non-finite and all-zero weights raise."""
     if sample_weight is None:
         return None
-    weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+    weight = _check_sample_weight(on_host(sample_weight), X, dtype=np.float64, ensure_non_negative=True)
     if not weight.any():
         raise ValueError("sample_weight must have at least one positive entry, got zeros alone.")
     return weight
+
+
+def unwarned_floats() -> np.errstate:
+    """A context, or decorator, for scoring: what overflows on the way is found in the scores, and raised there."""
+    return np.errstate(over="ignore", invalid="ignore", divide="ignore")
 
 
 def require_finite(F: np.ndarray, X: Any, name: str = "X") -> None:

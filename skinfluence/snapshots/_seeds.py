@@ -9,6 +9,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils import check_scalar
 
+from .._progress import progress
 from .._seeds import torch_seed
 from ..models import as_model
 from ..operators import TrainingProblem
@@ -25,6 +26,8 @@ class Seeds(BaseEstimator):
     ----------
     n_members : int, default=5
         Number of refits.
+    verbose : int, default=0
+        Above 0 a bar on standard error shows how many are done (lines, without tqdm).
 
     Raises
     ------
@@ -41,8 +44,9 @@ class Seeds(BaseEstimator):
     >>> method = GradientMethod(snapshots=Seeds(n_members=3))
     """
 
-    def __init__(self, n_members: int = 5) -> None:
+    def __init__(self, n_members: int = 5, verbose: int = 0) -> None:
         self.n_members = n_members
+        self.verbose = verbose
 
     def draw(self, problem: TrainingProblem, random_state: np.random.RandomState) -> list[Snapshot]:
         check_scalar(self.n_members, "n_members", Integral, min_val=1)
@@ -56,7 +60,12 @@ class Seeds(BaseEstimator):
                 "members yourself, and give their parameters or the fitted estimators to Checkpoints."
             )
         seeds = random_state.randint(np.iinfo(np.int32).max, size=(self.n_members, max(len(names), 1))).tolist()
-        members = [_refit(problem, names, row) for row in seeds]
+        members = []
+        with progress(len(seeds), "refits", self.verbose) as step:
+            for row in seeds:
+                members.append(_refit(problem, names, row))
+                if step is not None:
+                    step()
         _require_different([problem.params, *members] if len(members) == 1 else members, estimator)
         return [(1.0 / self.n_members, params) for params in members]
 

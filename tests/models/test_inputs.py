@@ -424,6 +424,7 @@ def test_the_mean_over_validation_rows_is_the_score(kind, method, hold):
     assert_same(matrix.mean(axis=0), scores_of(estimator, data, method), rtol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:.*not at a minimum")  # the weights are not those of the fit
 @pytest.mark.parametrize("method", ["ip", "exact"])
 def test_a_row_of_the_matrix_is_the_scores_of_that_validation_row(logistic, two, method):
     matrix = np.concatenate(
@@ -460,6 +461,7 @@ def test_a_validation_row_of_weight_k_is_k_rows(logistic, two, method):
     assert_same(influence_scores(logistic, two.X, two.y, held_out, method=method), repeated)
 
 
+@pytest.mark.filterwarnings("ignore:.*not at a minimum")  # the weights are not those of the fit
 @pytest.mark.parametrize(
     "hold", [np.asarray, np.asfortranarray, sp.csr_array, sp.csc_array, sp.csr_matrix, sp.csc_matrix]
 )
@@ -699,6 +701,7 @@ def test_the_same_seed_gives_the_same_bits(logistic, two, method):
     assert_array_equal(scores_of(logistic, two, method, n_jobs=2), scores_of(logistic, two, method))
 
 
+@pytest.mark.filterwarnings("ignore:.*not at a minimum")  # four rows do not settle SGD
 def test_a_model_of_one_feature_and_few_rows_is_scored():
     X, y = np.array([[0.0], [1.0], [2.0], [3.0]]), np.array([0, 1, 0, 1])
     estimator = SGDClassifier(loss="log_loss", random_state=0, max_iter=50, tol=None).fit(X, y)

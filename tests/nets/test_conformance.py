@@ -118,7 +118,7 @@ def test_second_order(case):
     D, v = drawn(F, J)
     v = v * model.net.padding().__invert__()  # padding does not move
     if case.name == "custom_once":
-        with pytest.raises(TypeError, match="not symmetric.*gauss_newton"):
+        with pytest.raises(TypeError, match=r"not symmetric.*gauss_newton"):
             model.second_order(X, D, v)
         return
     wanted = reference.second_order(module, X, D, v)

@@ -34,7 +34,7 @@ from skinfluence import influence_scores
 from skinfluence.methods import METHODS, Exact, IPEnsemble
 from skinfluence.nets import DifferentiableNet
 
-from . import _runner
+from .. import _runner
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -244,7 +244,7 @@ def tables(result: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 def figures(result: dict[str, Any]) -> dict[str, Figure]:
     """The rows, and the score of each by every method, for seed 0: one figure a length of training."""
-    from . import _figures
+    from .. import _figures
 
     return {
         f"moons_{epochs}": _figure(case, [point for point in result["points"] if point["case"] == case], _figures)

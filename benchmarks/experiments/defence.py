@@ -46,8 +46,8 @@ from sklearn.preprocessing import StandardScaler
 from skinfluence import InfluenceRelabeler, InfluenceReweighter, InfluenceSelector
 from skinfluence.objectives import AdversarialRobustness, adversarial_rows
 
-from . import _data, _runner
-from ._peers import REMOVAL_RATE
+from .. import _data, _runner
+from .._peers import REMOVAL_RATE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -277,7 +277,7 @@ def _defended(rows: list[dict]) -> list[dict[str, Any]]:
 
 def figures(result: dict[str, Any]) -> dict[str, Figure]:
     """A box plot a protocol: accuracy after defence, over attacks."""
-    from . import _figures
+    from .. import _figures
 
     drawn = {}
     for protocol in PROTOCOLS:

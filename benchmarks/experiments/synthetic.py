@@ -33,7 +33,7 @@ from sklearn.linear_model import LogisticRegression
 from skinfluence import influence_scores
 from skinfluence.objectives import AdversarialRobustness, DemographicParity, Utility
 
-from . import _runner
+from .. import _runner
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -183,7 +183,7 @@ def tables(result: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 def figures(result: dict[str, Any]) -> dict[str, Figure]:
     """IP against the influence function, by objective (columns) and case (rows), for seed 0."""
-    from . import _figures
+    from .. import _figures
 
     names = list(OBJECTIVES)
     figure, axes = _figures.panels(len(CASES), 1 + len(names), (13.0, 3.2 * len(CASES)))

@@ -31,7 +31,7 @@ from skinfluence import InfluenceSelector
 from skinfluence.metrics import demographic_parity_difference
 from skinfluence.objectives import DemographicParity, Joint
 
-from . import _data, _runner
+from .. import _data, _runner
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -170,7 +170,7 @@ def tables(result: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 def figures(result: dict[str, Any]) -> dict[str, Figure]:
     """Accuracy over the gap, one panel a method, the peer in both."""
-    from . import _figures
+    from .. import _figures
 
     styles = {
         "utility": {"color": _figures.BLUE, "marker": "o", "ls": "-"},

@@ -1,0 +1,42 @@
+"""Parts that stand by themselves, run by joblib: in this process, in others, or on a cluster.
+
+``joblib.parallel_config(backend=...)`` says where. Processes of joblib's loky are given their share of the cores for
+BLAS, and so are Dask's workers by Dask. For threads there is no such limit: what BLAS is told, it is told for the whole
+process, other threads of the user included, and two calls at once that each set a limit and take it back could leave
+the wrong one behind. OpenBLAS has one pool of threads, which callers share; with another BLAS, set
+``threadpoolctl.threadpool_limits(1)`` around the call where threads of both kinds are too many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from sklearn.utils.parallel import Parallel
+
+from ._progress import Step
+
+
+def run_all(jobs: Iterable[Any], n_jobs: int | None, step: Step | None = None) -> list[Any]:
+    """The results of ``delayed`` calls, in order; ``step`` is called after each.
+
+    Parameters
+    ----------
+    jobs : iterable of delayed calls
+        By `sklearn.utils.parallel.delayed`.
+    n_jobs : int or None
+        As for joblib.
+    step : callable, default=None
+        As `skinfluence._progress.progress` gives it.
+
+    Returns
+    -------
+    results : list
+    """
+    if step is None:
+        return list(Parallel(n_jobs=n_jobs)(jobs))
+    results = []
+    for result in Parallel(n_jobs=n_jobs, return_as="generator")(jobs):
+        results.append(result)
+        step()
+    return results

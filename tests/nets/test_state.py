@@ -1,0 +1,179 @@
+"""The user's net is exactly as before afterwards, also after an exception; blocks and memory change no score."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.utils import gen_batches
+
+torch = pytest.importorskip("torch")
+from torch import nn  # noqa: E402
+
+from skinfluence import influence_scores  # noqa: E402
+from skinfluence.nets import DifferentiableNet  # noqa: E402
+
+from .cases import CASES  # noqa: E402
+
+METHODS = ["ip", "self_tracin", "ip_ensemble", "datainf", "cg"]
+
+
+def state_of(module):
+    """All that must not move, as comparable values."""
+    return {
+        "training": [part.training for part in module.modules()],
+        "requires_grad": [p.requires_grad for p in module.parameters()],
+        "grad": [None if p.grad is None else p.grad.clone() for p in module.parameters()],
+        "tensors": {name: t.clone() for name, t in module.state_dict().items()},
+        "identity": [id(p) for p in module.parameters()],
+        "attributes": [sorted(vars(part)) for part in module.modules()],
+        "hooks": [len(part._forward_hooks) for part in module.modules()],
+        "torch": torch.get_rng_state(),
+        "numpy": np.random.get_state()[1].copy(),  # noqa: NPY002 - what a user may draw from
+        "threads": torch.get_num_threads(),
+        "grad_enabled": torch.is_grad_enabled(),
+        "fastpath": torch.backends.mha.get_fastpath_enabled(),
+    }
+
+
+def assert_same(before, after):
+    assert before.keys() == after.keys()
+    for name, old in before.items():
+        new = after[name]
+        if isinstance(old, dict):
+            assert_same(old, new)
+        elif isinstance(old, torch.Tensor):
+            assert torch.equal(old, new), name
+        elif isinstance(old, np.ndarray):
+            np.testing.assert_array_equal(old, new, err_msg=name)
+        elif name == "grad":
+            for a, b in zip(old, new, strict=True):
+                assert (a is None) == (b is None)
+                assert a is None or torch.equal(a, b)
+        else:
+            assert old == new, name
+
+
+def mixed_net():
+    """BatchNorm with statistics, dropout, a frozen layer, gradients left from training, parts in both modes."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.ReLU(inplace=True), nn.Linear(6, 5), nn.Linear(5, 3)
+    ).double()
+    rows = torch.randn(20, 4, dtype=torch.float64)
+    nn.functional.cross_entropy(net(rows), torch.arange(20) % 3).backward()
+    net[4].requires_grad_(False)
+    net.train()
+    net[1].eval()
+    return net
+
+
+@pytest.fixture
+def rows(rng):
+    return rng.standard_normal((30, 4)), rng.randint(0, 3, 30)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_nothing_of_the_net_moves(method, rows):
+    net = mixed_net()
+    before = state_of(net)
+    scores = influence_scores((net, nn.CrossEntropyLoss()), *rows, method=method, random_state=0)
+    assert_same(before, state_of(net))
+    assert np.isfinite(scores).all()
+    again = influence_scores((net, nn.CrossEntropyLoss()), *rows, method=method, random_state=0)
+    np.testing.assert_array_equal(scores, again)
+    # Evaluation mode always: the mode that the net happens to be in makes no difference.
+    np.testing.assert_array_equal(
+        influence_scores((net.eval(), nn.CrossEntropyLoss()), *rows, method=method, random_state=0), scores
+    )
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.name in ("res_block", "lstm", "encoder", "custom", "spectral_norm")],
+                         ids=lambda case: case.name)  # fmt: skip
+def test_nothing_moves_whatever_the_engine(case):
+    module, X = case.build()
+    module.train()
+    before = state_of(module)
+    influence_scores((module, nn.CrossEntropyLoss()), X, np.arange(len(X)) % 2)
+    assert_same(before, state_of(module))
+
+
+class Fails(nn.Module):
+    """Breaks on rows whose first entry is large, after it drew random numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = mixed_net()
+
+    def forward(self, x):
+        torch.rand(1)
+        np.random.rand()  # noqa: NPY002
+        if bool((x[:, 0] > 100).any()):
+            raise RuntimeError("a large entry")
+        return self.inner(x)
+
+
+@pytest.mark.parametrize("method", ["ip", "self_tracin", "datainf"])
+def test_nothing_moves_when_the_net_raises(method, rows):
+    X, y = rows
+    X = X.copy()
+    X[11, 0] = 1000  # not one of the first rows, nor of those that are tried
+    net = Fails()
+    before = state_of(net)
+    with pytest.raises(Exception, match="a large entry"):
+        influence_scores((net, nn.CrossEntropyLoss()), X, y, method=method)
+    assert_same(before, state_of(net))
+
+
+# --- blocks -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["ip", "self_tracin", "ip_ensemble", "cg"])
+@pytest.mark.parametrize("name", ["cnn_batch_norm", "encoder", "lstm"])
+def test_the_block_size_changes_nothing(name, method):
+    (case,) = [case for case in CASES if case.name == name]
+    module, X = case.build()
+    y = np.arange(len(X)) % 2
+    pair = (module, nn.CrossEntropyLoss())
+    whole = influence_scores(DifferentiableNet(pair, block_rows=1000), X, y, method=method, random_state=0)
+    for block in (1, 2, 3):
+        cut = influence_scores(DifferentiableNet(pair, block_rows=block), X, y, method=method, random_state=0)
+        np.testing.assert_allclose(cut, whole, rtol=1e-7, atol=1e-9 * np.abs(whole).max())
+
+
+class Little(nn.Module):
+    """A device that holds so many rows at once."""
+
+    def __init__(self, most):
+        super().__init__()
+        self.inner, self.most, self.sizes = nn.Linear(4, 3), most, []
+
+    def forward(self, x):
+        if len(x) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate much")
+        return self.inner(x)
+
+
+@pytest.mark.parametrize("method", ["ip", "self_tracin", "cg", "datainf"])
+def test_out_of_memory_halves_the_block_and_goes_on(method, rng):
+    torch.manual_seed(0)
+    net = Little(7).double()
+    X, y = rng.standard_normal((50, 4)), rng.randint(0, 3, 50)
+    options = {"block_rows": 40}
+    found = influence_scores(DifferentiableNet((net, nn.CrossEntropyLoss()), **options), X, y, method=method)
+    wanted = influence_scores((net.inner, nn.CrossEntropyLoss()), X, y, method=method)
+    np.testing.assert_allclose(found, wanted, rtol=1e-7, atol=1e-10 * np.abs(wanted).max())
+
+
+def test_a_row_that_is_too_large_raises(rng):
+    net = Little(0).double()
+    with pytest.raises(Exception, match="out of memory"):
+        influence_scores((net, nn.CrossEntropyLoss()), rng.standard_normal((5, 4)), [0, 1, 2, 0, 1])
+
+
+def test_rows_are_scored_alike_in_parts(rows):
+    """A row's score depends on the others by their number alone."""
+    X, y = rows
+    pair = (mixed_net(), nn.CrossEntropyLoss())
+    whole = influence_scores(pair, X, y, X[:10], y[:10])
+    parts = [influence_scores(pair, X[at], y[at], X[:10], y[:10]) / 3 for at in gen_batches(30, 10)]
+    np.testing.assert_allclose(np.concatenate(parts), whole, rtol=1e-9)
