@@ -159,7 +159,8 @@ class Curator(SummaryInHTML, NamedParameters, OneToOneFeatureMixin, TransformerM
 
     def _check_params(self, method: Any, estimator: Any) -> None:
         check_scalar(self.n_rounds, "n_rounds", Integral, min_val=1)
-        if self.n_jobs is not None and (not isinstance(self.n_jobs, Integral) or self.n_jobs == 0):
+        n_jobs: Any = self.n_jobs
+        if n_jobs is not None and (not isinstance(n_jobs, Integral) or int(n_jobs) == 0):
             raise ValueError(f"n_jobs must be None or a whole number other than 0, got {self.n_jobs!r}.")
         if self.n_rounds > 1 and is_frozen(estimator):
             raise ValueError(

@@ -59,7 +59,7 @@ def _build(
         held |= table(~free, False).astype(bool)
     penalty = Penalty(l2=table(l2, intercept_l2), l1=l1_table, free=~held, per=per)
     classes = getattr(est, "classes_", None)
-    if classes is not None and K != (1 if len(classes) == 2 else len(classes)):
+    if classes is not None and (1 if len(classes) == 2 else len(classes)) != K:
         raise ValueError(
             f"{type(est).__name__} has {len(classes)} classes and coefficients for {K}: it was fitted on rows of which "
             "some class has no weight. Leave out the rows of weight zero."

@@ -28,7 +28,7 @@ def state_of(module):
         "attributes": [sorted(vars(part)) for part in module.modules()],
         "hooks": [len(part._forward_hooks) for part in module.modules()],
         "torch": torch.get_rng_state(),
-        "numpy": np.random.get_state()[1].copy(),  # noqa: NPY002 - what a user may draw from
+        "numpy": np.random.get_state()[1].copy(),
         "threads": torch.get_num_threads(),
         "grad_enabled": torch.is_grad_enabled(),
         "fastpath": torch.backends.mha.get_fastpath_enabled(),
@@ -106,7 +106,7 @@ class Fails(nn.Module):
 
     def forward(self, x):
         torch.rand(1)
-        np.random.rand()  # noqa: NPY002
+        np.random.rand()
         if bool((x[:, 0] > 100).any()):
             raise RuntimeError("a large entry")
         return self.inner(x)
