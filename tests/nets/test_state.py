@@ -87,7 +87,10 @@ def test_nothing_of_the_net_moves(method, rows):
     )
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c.name in ("res_block", "lstm", "encoder", "custom", "spectral_norm")],
+NAMED = ("res_block", "lstm", "encoder", "custom", "spectral_norm")
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.name in NAMED],
                          ids=lambda case: case.name)  # fmt: skip
 def test_nothing_moves_whatever_the_engine(case):
     module, X = case.build()
