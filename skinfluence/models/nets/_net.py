@@ -98,7 +98,7 @@ class Net:
 
     @contextmanager
     def still(self) -> Iterator[None]:
-        """The lock held, and torch's random numbers put back afterwards.
+        """The lock held, and the random numbers of torch and NumPy, which a module may draw, put back afterwards.
 
         On CUDA the fused recurrence is off: it has no backward pass in evaluation mode.
         """
@@ -106,7 +106,11 @@ class Net:
         plain = self.recurrent and self.device.type == "cuda"
         kernels = torch.backends.cudnn.flags(enabled=False) if plain else nullcontext()
         with _LOCK, torch.random.fork_rng(devices=devices), kernels:
-            yield
+            drawn = np.random.get_state()  # noqa: NPY002
+            try:
+                yield
+            finally:
+                np.random.set_state(drawn)  # noqa: NPY002
 
     @property
     def n_outputs(self) -> int:

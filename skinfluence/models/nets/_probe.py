@@ -66,14 +66,12 @@ def look_at(net: Net, theta: Tensors, rows: NetRows, state: State) -> None:
                 widest.append(part.numel() * part.element_size() // len(few))
 
     hooks = [module.register_forward_hook(note) for module in net.module.modules()]
-    drawn = np.random.get_state()  # noqa: NPY002 - a module may draw from it
     try:
         with net.still(), torch.no_grad():
             batch = few.batch(net.device, net.cast)
             F = _first_outputs(net, theta, batch, few)
             again = net.raw(theta, batch)
     finally:
-        np.random.set_state(drawn)  # noqa: NPY002
         for hook in hooks:
             hook.remove()
     if F.shape[0] != len(few):
