@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/python -m benchmarks.demo
 
-test: lint types unit
+test: lint types unit docs
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -57,4 +57,4 @@ test-oldest: $(OLD)/.installed
 	$(OLD)/bin/python -m pytest -n auto
 
 clean:
-	rm -rf docs/_build $(VENV) $(OLD) build dist *.egg-info
+	rm -rf docs/_build docs/api docs/auto_examples docs/results docs/sg_execution_times.rst $(VENV) $(OLD) build dist *.egg-info

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from io import BytesIO
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -151,56 +149,6 @@ def load_splits(name: str, *, seed: int = 0, data_home: str | os.PathLike[str] |
             train, val, test = (stored[f"{part}_idx"] for part in ("train", "val", "test"))
     X, y, groups = X.astype(np.float64), y.astype(np.intp), groups.astype(np.intp)
     return Splits(*(part[rows] for rows in (train, val, test) for part in (X, y, groups)))
-
-
-#: Human labels of the training images of CIFAR-10 -> their name in the file of CIFAR-10N.
-CIFAR10N = {"aggregate": "aggre_label", "random": "random_label1", "worst": "worse_label"}
-
-
-@dataclass(frozen=True)
-class Images:
-    """The images of CIFAR-10, uint8 of shape (n, 32, 32, 3), with their true labels 0 to 9."""
-
-    X_train: np.ndarray
-    y_train: np.ndarray
-    X_test: np.ndarray
-    y_test: np.ndarray
-
-
-def load_cifar10(data_home: str | os.PathLike[str] | None = None) -> Images:
-    """CIFAR-10 in its original order: 50,000 images to train on, 10,000 to test on; needs Pillow."""
-    return Images(*_images("train", data_home), *_images("test", data_home))
-
-
-def load_cifar10n(noise: str, data_home: str | os.PathLike[str] | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Labels that people gave to the training images of CIFAR-10, and the true ones, both 0 to 9.
-
-    Parameters
-    ----------
-    noise : str
-        One of `CIFAR10N`: "aggregate" (the majority of three people), "random" (the first of them), "worst" (a wrong
-        one wherever any of the three was wrong).
-    data_home : path-like, optional
-        Folder of the data; by default the environment variable says.
-    """
-    with np.load(data_file("cifar10n.npz", data_home)) as stored:
-        return stored[CIFAR10N[noise]].astype(np.intp), stored["clean_label"].astype(np.intp)
-
-
-def load_cifar10_labels(part: str, data_home: str | os.PathLike[str] | None = None) -> np.ndarray:
-    """The true labels of the images of a part, "train" or "test"."""
-    with np.load(data_file(f"cifar10_{part}_jpg.npz", data_home)) as stored:
-        return stored["label"].astype(np.intp)
-
-
-def _images(part: str, data_home: str | os.PathLike[str] | None) -> tuple[np.ndarray, np.ndarray]:
-    from PIL import Image
-
-    with np.load(data_file(f"cifar10_{part}_jpg.npz", data_home)) as stored:
-        data, offsets = stored["data"].tobytes(), stored["offsets"]
-    files = (data[start:stop] for start, stop in pairwise(offsets))
-    pixels = np.stack([np.asarray(Image.open(BytesIO(file)).convert("RGB")) for file in files])
-    return pixels, load_cifar10_labels(part, data_home)
 
 
 def flip_labels(y: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

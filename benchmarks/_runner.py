@@ -25,7 +25,7 @@ EXPERIMENTS = ("synthetic", "moons", "defence", "fairness")
 NAMES = (*MEASUREMENTS, *EXPERIMENTS)
 _PACKAGES = (
     "numpy", "scipy", "scikit-learn", "joblib", "skinfluence", "cleanlab", "pyinfluence", "fairlearn", "torch",
-    "skorch", "captum", "dattri", "kronfluence", "pyDVL", "transformers",
+    "skorch", "dask", "distributed", "pyarrow", "captum", "dattri", "kronfluence", "pyDVL", "transformers",
 )  # fmt: skip
 
 

@@ -27,6 +27,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -81,16 +82,8 @@ def run(*, quick: bool = False, data_home: str | None = None) -> dict[str, Any]:
 
 
 def _is_there(source: str) -> bool:
-    try:
-        if source == PARQUET:
-            import pyarrow.parquet  # noqa: F401
-        if source in (DASK, CLUSTER):
-            import dask.array  # noqa: F401
-        if source == CLUSTER:
-            import distributed  # noqa: F401
-    except ModuleNotFoundError:
-        return False
-    return True
+    needed = {PARQUET: ("pyarrow",), DASK: ("dask",), CLUSTER: ("dask", "distributed")}
+    return all(find_spec(package) is not None for package in needed.get(source, ()))
 
 
 def _gates(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

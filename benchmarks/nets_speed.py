@@ -6,10 +6,11 @@ ratios of five rounds. Rows and labels are drawn, the nets trained for five step
 the training rows, 1,000 for 20,000.
 
 The set-up (copying and looking at the net, checking derivatives, writing checkpoints and loading them, making loaders)
-is what the same call takes for eight rows and eight validation rows. It is shown apart, and "forward passes" is the
-call less that, for it says nothing of larger data; a package's ratio on few rows would be mostly set-up. "Whole" has it
-in. What would take long is timed on fewer rows, validation rows in proportion, and its cost for each row taken; "whole"
-is then missing.
+is what the same call takes for eight rows and eight validation rows, timed just before it in each round. It is shown
+apart, and "forward passes" is the call less that, for it says nothing of larger data; a package's ratio on few rows
+would be mostly set-up. Where the set-up is more than half of the call, the difference is noise, and only "whole", which
+has it in, is given and asked. What would take long is timed on fewer rows, validation rows in proportion, and its cost
+for each row taken; "whole" is then missing.
 
 Before it is timed, each call's scores for 60 rows are held to a backward pass for each row in double precision; "error"
 is the largest difference by the largest score. The methods with a curvature (DataInf, EKFAC with the rows' own labels,
@@ -149,21 +150,26 @@ def time_net(case: Any, seconds: float, rounds: int) -> list[dict[str, Any]]:
                 raise
             row["reason"] = f"{type(error).__name__}: {str(error).splitlines()[0][:120] if str(error) else ''}"
     times: dict[str, list[float]] = {row["call"]: [] for row, *_ in prepared}
+    setups: dict[str, list[float]] = {row["call"]: [] for row, *_ in prepared}
     ratios: dict[str, list[float]] = {row["call"]: [] for row, *_ in prepared}
     units = []
     for _ in range(rounds):
         for row, line, part, batch in prepared:
             unit = _seconds(forward)
             units.append(unit)
+            setup = _seconds(partial(line.scores, case.first(FEW, FEW), case.batches[0]))
             taken = _seconds(partial(line.scores, part, batch))
+            setups[row["call"]].append(setup)
             times[row["call"]].append(taken)
-            ratios[row["call"]].append((taken - row["setup_ms"] / 1e3) * case.n / part.n / unit)
+            ratios[row["call"]].append((taken - setup) * case.n / part.n / unit)
     for row, _, part, _ in prepared:
         found, taken = ratios[row["call"]], statistics.median(times[row["call"]])
+        setup = statistics.median(setups[row["call"]])
         row["forward_ms"] = round(1e3 * statistics.median(units), 3)
-        row["ms"] = round(1e3 * taken, 3)
-        row["ratio"] = round(statistics.median(found), 4)
-        row["ratio_range"] = [round(min(found), 4), round(max(found), 4)]
+        row["ms"], row["setup_ms"] = round(1e3 * taken, 3), round(1e3 * setup, 3)
+        mostly_setup = 2 * setup > taken
+        row["ratio"] = None if mostly_setup else round(statistics.median(found), 4)
+        row["ratio_range"] = None if mostly_setup else [round(min(found), 4), round(max(found), 4)]
         row["whole"] = round(1e3 * taken / row["forward_ms"], 4) if part.n == case.n else None
     return rows
 
@@ -235,17 +241,21 @@ def gates(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     found = []
     for net in dict.fromkeys(row["net"] for row in rows):
         own = {row["call"]: row for row in rows if row["net"] == net and "ratio" in row}
-        asked = ASKED[net]
-        found.append(_runner.gate(f"{net}: ip", own[IP]["ratio"], asked[0]))
-        found.append(_runner.gate(f"{net}: self_tracin", own[SELF]["ratio"], asked[1]))
+        for call, most in zip((IP, SELF), ASKED[net], strict=True):
+            judged = "ratio" if own[call]["ratio"] is not None else "whole"
+            note = "" if judged == "ratio" else ", set-up included"
+            found.append(_runner.gate(f"{net}: {call}{note}", own[call][judged], most))
+        own = {call: row for call, row in own.items() if row["ratio"] is not None}
         others = [row for row in own.values() if not row["ours"]]
         for kind, most in MULTIPLES.items():
-            if kind in own:
+            if kind in own and IP in own:
                 found.append(_runner.gate(f"{net}: {kind} / ip", own[kind]["ratio"] / own[IP]["ratio"], most))
         for mine in (IP, SELF, *CURVED):
             for row in others:
                 if row["kind"] == mine:
                     beside = f"ip, {row['covered']}" if row["covered"] == _nets.HEAD_WEIGHT else mine
+                    if beside not in own:
+                        continue
                     times = row["ratio"] / own[beside]["ratio"]
                     least = 10.0 if mine in CURVED else 1.0
                     if net == WIDE_MLP and row["call"] == VMAP:
@@ -289,8 +299,8 @@ def _cells(row: dict[str, Any]) -> dict[str, Any]:
     return {
         "call": row["call"],
         "parameters": row["covered"],
-        "forward passes": f"{row['ratio']:.2f}" if timed else None,
-        "range": "{:.2f} to {:.2f}".format(*row["ratio_range"]) if timed else None,
+        "forward passes": f"{row['ratio']:.2f}" if row.get("ratio") is not None else None,
+        "range": "{:.2f} to {:.2f}".format(*row["ratio_range"]) if row.get("ratio") is not None else None,
         "whole": f"{row['whole']:.2f}" if timed and row["whole"] is not None else None,
         "set-up, ms": f"{row['setup_ms']:.1f}" if timed else None,
         "batch": (row["batch"] or None) if timed else None,

@@ -113,49 +113,30 @@ def _score_one(
     fit_seed, score_seed = (int(s) for s in seeds)
     fit_on = table if len(train) == len(table) else table.take(train)
     fitted = fit_estimator(estimator, fit_on.X, fit_on.y, fit_on.sample_weight, fit_seed)
-    scores, report = _score_by(
-        fitted, fit_on, table, held_out, train, test, method, objective, score_seed, n_jobs, each_label
-    )
+    with unwarned_floats():
+        problem = TrainingProblem(as_model(fitted), fit_on.X, fit_on.y, fit_on.sample_weight)
+        bounds = [bind(part, problem, held_out, fit_on.sensitive_features) for part in parts_of(objective)]
+        score = method.score_labels if each_label else method.score_rows
+        n_labels = (len(problem.fitted.classes),) if each_label and problem.fitted.classes is not None else ()
+        scores = np.empty((len(table), len(bounds), *n_labels))
+        report: dict[str, Any] = {}
+        # To a method that refits, rows that the model was fitted on may mean something else than rows that it was not.
+        seen = np.isin(test, train, assume_unique=True)
+        for some, is_seen in ((test[seen], True), (test[~seen], False)):
+            if len(some) == 0:
+                continue
+            if is_seen and np.array_equal(some, train):
+                rows = problem.rows
+            else:
+                part = table.take(some)
+                rows = problem.other_rows(part.X, part.y, part.sample_weight)
+            for j, bound in enumerate(bounds):
+                scores[some, j], report = score(problem, bound, rows, np.random.RandomState(score_seed), n_jobs)
+        if any(hasattr(bound, "hard_value") for bound in bounds):
+            report = report | {"objectives": [_reported(bound, problem) for bound in bounds]}
+        report = report | {"engine": problem.fitted.model.engine}
     # Cross-fitted models have done their work, and need not travel back from where they were fitted.
     return scores[test], fitted if keep_model else None, report
-
-
-@unwarned_floats()
-def _score_by(
-    fitted: Any,
-    fit_on: Table,
-    table: Table,
-    held_out: HeldOut | None,
-    train: np.ndarray,
-    test: np.ndarray,
-    method: Any,
-    objective: Any,
-    score_seed: int,
-    n_jobs: int | None,
-    each_label: bool,
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """Scores by a fitted model, in the places of the rows ``test``, and the report."""
-    problem = TrainingProblem(as_model(fitted), fit_on.X, fit_on.y, fit_on.sample_weight)
-    bounds = [bind(part, problem, held_out, fit_on.sensitive_features) for part in parts_of(objective)]
-    score = method.score_labels if each_label else method.score_rows
-    n_labels = (len(problem.fitted.classes),) if each_label and problem.fitted.classes is not None else ()
-    scores = np.empty((len(table), len(bounds), *n_labels))
-    report: dict[str, Any] = {}
-    # Rows that the model was fitted on, and rows that it was not, may mean different things to a method that refits.
-    seen = np.isin(test, train, assume_unique=True)
-    for some, is_seen in ((test[seen], True), (test[~seen], False)):
-        if len(some) == 0:
-            continue
-        if is_seen and np.array_equal(some, train):
-            rows = problem.rows
-        else:
-            part = table.take(some)
-            rows = problem.other_rows(part.X, part.y, part.sample_weight)
-        for j, bound in enumerate(bounds):
-            scores[some, j], report = score(problem, bound, rows, np.random.RandomState(score_seed), n_jobs)
-    if any(hasattr(bound, "hard_value") for bound in bounds):
-        report = report | {"objectives": [_reported(bound, problem) for bound in bounds]}
-    return scores, report | {"engine": problem.fitted.model.engine}
 
 
 def _reported(bound: Any, problem: TrainingProblem) -> dict[str, float]:

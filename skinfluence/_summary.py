@@ -81,7 +81,7 @@ class SummaryInHTML:
         return lambda: diagram() + summary_html(self)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
-        bundle: dict[str, str] = super()._repr_mimebundle_(**kwargs)  # type: ignore[misc]
+        bundle: dict[str, str] = super()._repr_mimebundle_(**kwargs)  # type: ignore[misc]  # BaseEstimator has it
         if "text/html" in bundle:
             bundle["text/html"] += summary_html(self)
         return bundle

@@ -20,6 +20,13 @@ Function = Callable[[np.ndarray], np.ndarray]
 class Curve:
     """A function of one number with its derivatives; ``curvature`` is None where the second derivative carries no
     information.
+
+    Examples
+    --------
+    >>> from skinfluence.curves import squared_curve
+    >>> curve = squared_curve()
+    >>> float(curve.value(3.0)), float(curve.slope(3.0))
+    (4.5, 3.0)
     """
 
     name: str

@@ -49,6 +49,14 @@ class MarginLoss:
     ``s_k`` is +1 where the row belongs to class ``k`` (class 1 if ``K = 1``), else -1. ``side_weights`` holds, for each
     problem ``k``, the weight of its positive and of its negative rows: scikit-learn's one-vs-rest solvers apply
     ``class_weight`` so.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skinfluence.curves import hinge_curve
+    >>> from skinfluence.losses import MarginLoss
+    >>> MarginLoss(hinge_curve()).value(np.array([[0.5], [2.0]]), np.array([1, 1]))
+    array([0.5, 0. ])
     """
 
     curve: Curve
@@ -93,6 +101,13 @@ class MarginLoss:
 class SoftmaxLoss:
     """Generalised cross-entropy ``(1 - p_y^q) / q`` of the softmax of ``K >= 2`` outputs: log-loss at ``q = 0``, ``1 -
     p_y`` at ``q = 1``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skinfluence.losses import SoftmaxLoss
+    >>> SoftmaxLoss().value(np.zeros((1, 4)), np.array([2])).round(3)  # log(4)
+    array([1.386])
     """
 
     q: float = 0.0
@@ -138,7 +153,16 @@ class SoftmaxLoss:
 
 @dataclass(frozen=True)
 class ResidualLoss:
-    """``sum_k curve(mean(F_k) - y_k)``; ``mean`` is the identity or, with a log link, the exponential."""
+    """``sum_k curve(mean(F_k) - y_k)``; ``mean`` is the identity or, with a log link, the exponential.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skinfluence.curves import squared_curve
+    >>> from skinfluence.losses import ResidualLoss
+    >>> ResidualLoss(squared_curve()).value(np.array([[3.0]]), np.array([[1.0]]))
+    array([2.])
+    """
 
     curve: Curve
     log_link: bool = False

@@ -38,9 +38,10 @@ from sklearn.preprocessing import scale
 from skinfluence import HeldOut, InfluenceSelector, influence_scores
 from skinfluence._checkpoint import Checkpoint, digest
 from skinfluence._scores import bind
+from skinfluence.methods._game import Game, size_shares
 from skinfluence.methods._neighbours import KNNShapley
 from skinfluence.methods._refit import LeaveOneOut, Refit, constant_model, stand_in
-from skinfluence.methods._shapley import BetaShapley, DataShapley, _Game, size_shares
+from skinfluence.methods._shapley import BetaShapley, DataShapley
 from skinfluence.models import as_model
 from skinfluence.objectives import AdversarialRobustness, CustomObjective, DemographicParity, Utility
 from skinfluence.operators import TrainingProblem
@@ -265,7 +266,7 @@ def test_truncation_shares_what_is_left_among_the_rest():
     problem = TrainingProblem(as_model(estimator), X, y)
     refit = Refit(problem, bind(Utility(), problem, HeldOut(X_val, y_val), None), 0)
     seed = np.random.RandomState(0).randint(np.iinfo(np.int32).max, size=2)[1]
-    game = _Game(refit, 1, 0.2, 1.0, 1.0, int(seed))
+    game = Game(refit, 1, 0.2, 1.0, 1.0, int(seed))
     assert_allclose(cut, np.mean([slow_orders(game, p, 0.2) for p in range(4)], axis=0), rtol=1e-9, atol=1e-12)
 
 
@@ -371,7 +372,7 @@ def test_a_subset_has_one_value_in_whichever_order_its_rows_come():
     X, y, X_val, y_val = data("two", 20)
     problem = TrainingProblem(as_model(SGDClassifier(loss="log_loss").fit(X, y)), X, y)
     refit = Refit(problem, bind(Utility(), problem, HeldOut(X_val, y_val), None), 0)
-    game = _Game(refit, 1, 0.0, 1.0, 1.0, 0)
+    game = Game(refit, 1, 0.0, 1.0, 1.0, 0)
     subset = np.arange(12)
     assert game._value(subset) == game._value(subset[::-1])
     assert refit.value(subset) != refit.value(subset[::-1])

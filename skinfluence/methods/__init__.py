@@ -66,7 +66,14 @@ METHODS: dict[str, Callable[[], Any]] = {
 
 
 def resolve_method(method: Any) -> Any:
-    """A method from its name or from a configured object."""
+    """A method from its name or from a configured object.
+
+    Examples
+    --------
+    >>> from skinfluence.methods import resolve_method
+    >>> resolve_method("exact")
+    Exact()
+    """
     if isinstance(method, str):
         if method not in METHODS:
             raise ValueError(f"method must be one of {sorted(METHODS)} or a method object, got {method!r}.")

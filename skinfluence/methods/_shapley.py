@@ -8,23 +8,19 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-from scipy.stats import betabinom
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_scalar
 
-from .._checkpoint import Arrays, Checkpoint
+from .._checkpoint import Checkpoint
 from .._progress import progress
 from ..objectives import BoundObjective
 from ..operators import Rows, TrainingProblem
-from ._refit import Refit, class_codes, constant_model, draw_seed, stand_in, warn_of_lost_checkpoints
+from ._game import RULES, Game
+from ._refit import Refit, draw_seed, stand_in, warn_of_lost_checkpoints
 
 # Between two looks at the standard errors; a constant, so that the answer does not depend on the number of jobs.
 _PERMUTATIONS_A_ROUND = 16
-# So many prefixes in a row must have the objective of all rows: one alone may have it by chance.
-_PATIENCE = 5
-# Positions that weigh less than this share of the heaviest are not refitted.
-_NEGLIGIBLE = 1e-6
 
 
 class DataShapley(BaseEstimator):
@@ -207,12 +203,6 @@ def _positive(value: Any, name: str) -> float:
     return number
 
 
-def size_shares(n_others: int, alpha: float, beta: float) -> np.ndarray:
-    """Probability ``(n_others + 1,)`` that a row is added to none, one, ..., all of so many others."""
-    shares: np.ndarray = betabinom.pmf(np.arange(n_others + 1), n_others, beta, alpha)
-    return shares / shares.sum()
-
-
 @dataclass(frozen=True)
 class _Sampling:
     """How orders are drawn, and when enough are."""
@@ -251,9 +241,9 @@ class _Sampling:
         refit = Refit(problem, objective, refit_seed)
         if others is not None and others.user_weight is not None:
             refit.require_weights()
-        game = _Game(refit, self.min_rows, self.truncation, self.alpha, self.beta, order_seed)
+        game = Game(refit, self.min_rows, self.truncation, self.alpha, self.beta, order_seed)
         inputs = (refit.identity(), refit_seed, order_seed, self.min_rows, self.truncation, self.alpha, self.beta)
-        checkpoint = Checkpoint(self.checkpoint_dir, "shapley", (*inputs, others, _PATIENCE, _NEGLIGIBLE), stand_in)
+        checkpoint = Checkpoint(self.checkpoint_dir, "shapley", (*inputs, others, *RULES), stand_in)
         (whole,) = checkpoint.compute([("all", refit.whole, (game.players,))])
         game.of_all = float(whole["objective"])
         play = (game.order, ()) if others is None else (game.adding, (others,))
@@ -309,85 +299,3 @@ class _RunningMean:
         """Root mean square of the standard errors, relative to the standard deviation of the values over rows."""
         error, spread = np.sqrt(np.mean(self.standard_error() ** 2)), self.mean.std()
         return 0.0 if error == 0 else float(error / spread) if spread > 0 else np.inf
-
-
-class _Game:
-    """The objective as a function of subsets of the training rows."""
-
-    def __init__(self, refit: Refit, min_rows: int, truncation: float, alpha: float, beta: float, seed: int) -> None:
-        rows = refit.problem.rows
-        self.refit = refit
-        self.min_rows, self.truncation = min_rows, truncation
-        self.alpha, self.beta = alpha, beta
-        self.seed = seed
-        self.players = np.arange(len(rows)) if rows.user_weight is None else np.flatnonzero(rows.user_weight)
-        self.codes = class_codes(refit.problem)
-        # A class that no row has, which only a net can know, is asked of no subset either.
-        self.needed = None if self.codes is None else np.unique(self.codes)
-        if not self._can_be_fitted(self.players):
-            of = "" if self.codes is None else " of each class"
-            raise ValueError(
-                f"Shapley values need min_rows={min_rows} training rows of positive weight{of}, and there are fewer. "
-                "Give more rows, or lower min_rows."
-            )
-        self.of_none = float(refit.objective.value(constant_model(refit.problem)))
-        self.of_all = np.nan
-
-    def order(self, number: int) -> Arrays:
-        """The fall of the objective, weighted, when each row comes in a random order of all."""
-        order = self._rng(number).permutation(self.players)
-        n = len(order)
-        weights = n * size_shares(n - 1, self.alpha, self.beta)
-        heavy = np.flatnonzero(weights > _NEGLIGIBLE * weights.max())
-        first, last = int(heavy[0]), int(heavy[-1])
-        falls = np.zeros(n)
-        near = n_refits = 0
-        before, cost = self._value(order[:first])
-        for j in range(first, last + 1):
-            n_refits += cost
-            after, cost = self._value(order[: j + 1])
-            falls[j] = before - after
-            before = after
-            close = abs(after - self.of_all) < self.truncation * abs(self.of_none - self.of_all)
-            near = near + 1 if close else 0
-            if near == _PATIENCE and j + 1 < n:
-                falls[j + 1 :] = (after - self.of_all) / (n - 1 - j)
-                break
-        out = np.zeros(len(self.refit.problem.rows))
-        out[order] = weights * falls
-        return {"falls": out, "n_refits": np.array(n_refits + cost)}
-
-    def adding(self, number: int, others: Rows) -> Arrays:
-        """The fall of the objective when each of ``others`` comes to one random subset of the training rows."""
-        rng = self._rng(number)
-        order = rng.permutation(self.players)
-        below = np.cumsum(size_shares(len(order), self.alpha, self.beta))
-        size = min(int(np.searchsorted(below, rng.random_sample(), side="right")), len(order))
-        before, n_refits = self._value(order[:size])
-        out = np.zeros(len(others))
-        counted = np.arange(len(others)) if others.user_weight is None else np.flatnonzero(others.user_weight)
-        for i in counted:
-            after, cost = self._value(order[:size], others.take(np.array([i])))
-            out[i] = before - after
-            n_refits += cost
-        return {"falls": out, "n_refits": np.array(n_refits)}
-
-    def _rng(self, number: int) -> np.random.RandomState:
-        # A seed for each order: it is the same whichever others are drawn, and wherever it runs.
-        return np.random.RandomState(np.random.MT19937(np.random.SeedSequence([self.seed, number])))
-
-    def _value(self, subset: np.ndarray, added: Rows | None = None) -> tuple[float, int]:
-        """The objective of a subset, and how many refits it took."""
-        if not self._can_be_fitted(subset, added):
-            return self.of_none, 0
-        if added is None and len(subset) == len(self.players):
-            return self.of_all, 0
-        # In the order of the table: a subset has one value, in whichever order its rows came.
-        return self.refit.value(np.sort(subset), added), 1
-
-    def _can_be_fitted(self, subset: np.ndarray, added: Rows | None = None) -> bool:
-        if self.codes is None or self.needed is None:
-            return len(subset) + (added is not None) >= self.min_rows
-        codes = self.codes[subset] if added is None else np.append(self.codes[subset], added.y)
-        counts = np.bincount(codes, minlength=int(self.needed[-1]) + 1)
-        return bool(counts[self.needed].min() >= self.min_rows)

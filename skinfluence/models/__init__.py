@@ -67,7 +67,16 @@ def as_model(estimator: Any) -> FittedModel:
 
 
 def can_model(estimator: Any) -> bool:
-    """Whether `as_model` has a family for the estimator, fitted or not."""
+    """Whether `as_model` has a family for the estimator, fitted or not.
+
+    Examples
+    --------
+    >>> from sklearn.ensemble import RandomForestClassifier
+    >>> from sklearn.linear_model import Ridge
+    >>> from skinfluence.models import can_model
+    >>> can_model(Ridge()), can_model(RandomForestClassifier())
+    (True, False)
+    """
     final = _split(estimator)[1]
     return is_net(final) or family_of(final) is not None
 

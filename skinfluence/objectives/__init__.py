@@ -40,7 +40,14 @@ OBJECTIVES: dict[str, Callable[[], Any]] = {
 
 
 def resolve_objective(objective: Any) -> Any:
-    """An objective from its name or from a configured object."""
+    """An objective from its name or from a configured object.
+
+    Examples
+    --------
+    >>> from skinfluence.objectives import resolve_objective
+    >>> resolve_objective("utility")
+    Utility()
+    """
     if isinstance(objective, str):
         if objective not in OBJECTIVES:
             raise ValueError(

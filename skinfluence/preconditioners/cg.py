@@ -42,6 +42,13 @@ class CGInverse(BaseEstimator):
         Relative residual at which the iteration stops.
     max_iter : int, default=1000
         Most iterations; reaching it warns.
+
+    Examples
+    --------
+    >>> from skinfluence.methods import GradientMethod
+    >>> from skinfluence.preconditioners import CGInverse
+    >>> GradientMethod(preconditioner=CGInverse(tol=1e-4))
+    GradientMethod(preconditioner=CGInverse(tol=0.0001))
     """
 
     def __init__(self, damping: float | str = "auto", tol: float = 1e-6, max_iter: int = 1000) -> None:

@@ -27,6 +27,13 @@ class DataInfInverse(BaseEstimator):
     Notes
     -----
     Rows count by their weights. The gradients are those of the training loss at the true labels, without the penalty.
+
+    Examples
+    --------
+    >>> from skinfluence.methods import GradientMethod
+    >>> from skinfluence.preconditioners import DataInfInverse
+    >>> GradientMethod(preconditioner=DataInfInverse(damping=0.5))
+    GradientMethod(preconditioner=DataInfInverse(damping=0.5))
     """
 
     def __init__(self, damping: float = 0.1) -> None:

@@ -37,6 +37,13 @@ class EKFACInverse(BaseEstimator):
         per-row gradients, or leave them out.
     random_state : int, RandomState instance or None, default=None
         Seed of the labels.
+
+    Examples
+    --------
+    >>> from skinfluence.methods import GradientMethod
+    >>> from skinfluence.preconditioners import EKFACInverse
+    >>> GradientMethod(preconditioner=EKFACInverse(labels="true"))
+    GradientMethod(preconditioner=EKFACInverse(labels='true'))
     """
 
     def __init__(

@@ -36,6 +36,13 @@ class ExactInverse(BaseEstimator):
         Added to the diagonal of H. "auto" adds nothing to a Hessian without negative curvature, and otherwise 1.1 times
         the most negative eigenvalue's size; to that of a net it adds a tenth of the mean eigenvalue first. What was
         used is reported.
+
+    Examples
+    --------
+    >>> from skinfluence.methods import GradientMethod
+    >>> from skinfluence.preconditioners import ExactInverse
+    >>> from skinfluence.snapshots import Dropout
+    >>> method = GradientMethod(snapshots=Dropout(3), preconditioner=ExactInverse())
     """
 
     def __init__(self, damping: float | str = "auto") -> None:

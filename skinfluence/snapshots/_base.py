@@ -23,7 +23,15 @@ class Snapshots(Protocol):
 
 
 class Final(BaseEstimator):
-    """The fitted parameters, alone."""
+    """The fitted parameters, alone.
+
+    Examples
+    --------
+    >>> from skinfluence.methods import GradientMethod
+    >>> from skinfluence.snapshots import Final
+    >>> GradientMethod(snapshots=Final())
+    GradientMethod(snapshots=Final())
+    """
 
     def draw(self, problem: TrainingProblem, random_state: np.random.RandomState) -> list[Snapshot]:
         return [(1.0, problem.params)]
@@ -41,6 +49,13 @@ class Dropout(BaseEstimator):
         Number of copies.
     rate : float, default=0.01
         Probability, in [0, 1), that a parameter is dropped.
+
+    Examples
+    --------
+    >>> from skinfluence.methods import GradientMethod
+    >>> from skinfluence.snapshots import Dropout
+    >>> GradientMethod(snapshots=Dropout(n_members=10, rate=0.05))
+    GradientMethod(snapshots=Dropout(n_members=10, rate=0.05))
     """
 
     def __init__(self, n_members: int = 5, rate: float = 0.01) -> None:

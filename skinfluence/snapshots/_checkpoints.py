@@ -25,6 +25,13 @@ class History:
         The parameters at each checkpoint, in order.
     weights : tuple of float
         The learning rate that each stands for: that of all epochs since the one before it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skinfluence.snapshots import History
+    >>> History(params=(np.zeros(3), np.ones(3)), weights=(0.1, 0.05))
+    History(2 checkpoints)
     """
 
     params: tuple[Any, ...]

@@ -118,7 +118,7 @@ class NetIntake:
                 out, y = self.loss.asked(self.loss.tensor(F), targets[few])
                 complaint = self.loss.rowwise.settle(out, y)
                 l2 = self.penalised(out, y)
-        except Exception as error:
+        except Exception as error:  # a user's criterion or get_loss may raise anything
             raise TypeError(
                 f"The net's loss cannot be had from its outputs and targets alone: {type(error).__name__}: {error} "
                 f"Targets are {targets.dtype} {targets.shape[1:]} a row, and must be as they were in fit; a get_loss "

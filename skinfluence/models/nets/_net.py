@@ -56,7 +56,7 @@ class Net:
         names = choose(module, parameters)
         try:
             module = copy.deepcopy(module, _detached_leftovers(module))
-        except Exception as error:
+        except Exception as error:  # deepcopy raises what the parts of a user's module raise
             raise TypeError(
                 f"{type(module).__name__} cannot be copied ({error}), and influence is taken on a copy so that the "
                 "net stays as it is. Keep no tensors with a gradient history in its attributes."
@@ -106,11 +106,11 @@ class Net:
         plain = self.recurrent and self.device.type == "cuda"
         kernels = torch.backends.cudnn.flags(enabled=False) if plain else nullcontext()
         with _LOCK, torch.random.fork_rng(devices=devices), kernels:
-            drawn = np.random.get_state()  # noqa: NPY002
+            drawn = np.random.get_state()  # noqa: NPY002 - it is the global state that a module may draw from
             try:
                 yield
             finally:
-                np.random.set_state(drawn)  # noqa: NPY002
+                np.random.set_state(drawn)  # noqa: NPY002 - as above
 
     @property
     def n_outputs(self) -> int:
