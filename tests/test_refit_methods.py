@@ -134,7 +134,7 @@ def all_orders(monkeypatch):
     monkeypatch.setattr(Refit, "value", once)
 
     def draw(n_sizes=1):
-        monkeypatch.setattr(_Game, "_rng", lambda self, number: AllOrders(number, n_sizes))
+        monkeypatch.setattr(Game, "_rng", lambda self, number: AllOrders(number, n_sizes))
 
     draw()
     return draw
