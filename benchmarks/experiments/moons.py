@@ -27,10 +27,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.datasets import make_moons
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from skinfluence import influence_scores
+from skinfluence.datasets import make_noisy_moons
 from skinfluence.methods import METHODS, Exact, IPEnsemble
 from skinfluence.nets import DifferentiableNet
 
@@ -84,14 +84,12 @@ class Moons:
 
 def draw_moons(seed: int, noise: float) -> Moons:
     """Two seeded half-moons, with as many labels of each class flipped in the training part."""
-    rng = np.random.default_rng(seed)
-    X, y = make_moons(N_TRAIN + N_TEST, noise=noise, random_state=seed)
+    X, y, flipped = make_noisy_moons(
+        N_TRAIN, n_clean=N_TEST, flip_share=N_FLIPPED / N_TRAIN, noise=noise, random_state=seed
+    )
     X, y = X.astype(np.float32), y.astype(np.float32)
-    flipped = np.zeros(N_TRAIN, dtype=bool)
-    for label in (0, 1):
-        flipped[rng.choice(np.flatnonzero(y[:N_TRAIN] == label), N_FLIPPED // 2, replace=False)] = True
     train, test = slice(N_TRAIN), slice(N_TRAIN, None)
-    return Moons(X[train], np.where(flipped, 1 - y[train], y[train]), flipped, X[test], y[test])
+    return Moons(X[train], y[train], flipped[train], X[test], y[test])
 
 
 def fit_net(moons: Moons, epochs: int, seed: int) -> Any:

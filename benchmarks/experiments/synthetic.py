@@ -27,10 +27,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.stats import pearsonr, spearmanr
-from sklearn.datasets import make_blobs
 from sklearn.linear_model import LogisticRegression
 
 from skinfluence import influence_scores
+from skinfluence.datasets import make_noisy_blobs
 from skinfluence.objectives import AdversarialRobustness, DemographicParity, Utility
 
 from .. import _runner
@@ -66,14 +66,12 @@ class Blobs:
 
 def draw_blobs(seed: int, spread: float, scale: float) -> Blobs:
     """Two seeded blobs, with labels flipped in the training part."""
-    rng = np.random.default_rng(seed)
-    X, y = make_blobs(N_TRAIN + N_TEST, centers=[[-2.0, -2.0], [2.0, 2.0]], cluster_std=spread, random_state=seed)
+    X, y, flipped, groups = make_noisy_blobs(
+        N_TRAIN, n_clean=N_TEST, flip_share=N_FLIPPED / N_TRAIN, noise=spread, return_groups=True, random_state=seed
+    )
     X = X * [1.0, scale]
-    groups = (rng.random(len(y)) < np.where(y == 1, 0.8, 0.2)).astype(int)
-    flipped = np.zeros(N_TRAIN, dtype=bool)
-    flipped[rng.permutation(N_TRAIN)[:N_FLIPPED]] = True
     train, test = slice(N_TRAIN), slice(N_TRAIN, None)
-    return Blobs(X[train], np.where(flipped, 1 - y[train], y[train]), flipped, X[test], y[test], groups[test])
+    return Blobs(X[train], y[train], flipped[train], X[test], y[test], groups[test])
 
 
 def run(*, quick: bool = False, data_home: str | None = None) -> dict[str, Any]:
