@@ -115,7 +115,7 @@ def _score_one(
     fitted = fit_estimator(estimator, fit_on.X, fit_on.y, fit_on.sample_weight, fit_seed)
     with unwarned_floats():
         problem = TrainingProblem(as_model(fitted), fit_on.X, fit_on.y, fit_on.sample_weight)
-        bounds = [bind(part, problem, held_out, fit_on.sensitive_features) for part in parts_of(objective)]
+        bounds = [bind(part, problem, held_out, fit_on.sensitive_features, method) for part in parts_of(objective)]
         score = method.score_labels if each_label else method.score_rows
         n_labels = (len(problem.fitted.classes),) if each_label and problem.fitted.classes is not None else ()
         scores = np.empty((len(table), len(bounds), *n_labels))

@@ -114,7 +114,7 @@ def influence_scores(
     groups = None if held_out is None else held_out.sensitive_features
     refuse_groups(objective, sensitive_features, groups)
     objective = resolve_objective(objective)
-    parts = [bind(part, problem, held_out, sensitive_features) for part in parts_of(objective)]
+    parts = [bind(part, problem, held_out, sensitive_features, method) for part in parts_of(objective)]
     rng = check_random_state(random_state)
     if per_validation_row:
         return _validation_matrix(problem, parts, method, rng, n_jobs)
@@ -158,9 +158,12 @@ def combined(objective: Any, by_part: np.ndarray) -> np.ndarray:
     return scores
 
 
-def bind(objective: Any, problem: TrainingProblem, held_out: HeldOut | None, sensitive_features: Any) -> Any:
+def bind(
+    objective: Any, problem: TrainingProblem, held_out: HeldOut | None, sensitive_features: Any, method: Any = None
+) -> Any:
     """The objective on the held-out rows, which are trusted, or on the training rows."""
-    trusted = held_out is not None
+    # A method that looks at no objective needs none that bears wrong labels, which not every loss has.
+    trusted = held_out is not None or not getattr(method, "uses_objective", True)
     if held_out is None:
         rows, groups = problem.rows, sensitive_features
     else:

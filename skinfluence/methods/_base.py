@@ -19,7 +19,7 @@ class Method(Protocol):
     """What scoring asks of a method.
 
     ``calibrated`` says that scores estimate the change itself, zero included, so that ``removal_rate="auto"`` may go by
-    their sign.
+    their sign. ``uses_objective = False`` says that the objective plays no part; it need not be there otherwise.
     """
 
     calibrated: bool

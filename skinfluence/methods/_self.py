@@ -31,6 +31,7 @@ class SelfTracIn(BaseEstimator):
     """
 
     calibrated = False
+    uses_objective = False
 
     def score_rows(
         self,
@@ -78,6 +79,7 @@ class SelfLiSSA(BaseEstimator):
     """
 
     calibrated = False
+    uses_objective = False
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from sklearn.utils import check_scalar
 from torch import nn
+from torch.nn import functional as nnf
 
 from ... import curves
 from ...losses import DevianceLoss, Link, Loss, MarginLoss, ResidualLoss, SoftmaxLoss
@@ -21,6 +22,18 @@ from ._model import NetModel
 from ._net import Net
 from ._probe import State
 
+# Losses of torch as functions, and the modules that they are: of these it is known what their outputs predict.
+_AS_MODULES: list[tuple[Any, type[nn.Module]]] = [
+    (nnf.cross_entropy, nn.CrossEntropyLoss),
+    (nnf.nll_loss, nn.NLLLoss),
+    (nnf.binary_cross_entropy_with_logits, nn.BCEWithLogitsLoss),
+    (nnf.binary_cross_entropy, nn.BCELoss),
+    (nnf.mse_loss, nn.MSELoss),
+    (nnf.l1_loss, nn.L1Loss),
+    (nnf.smooth_l1_loss, nn.SmoothL1Loss),
+    (nnf.huber_loss, nn.HuberLoss),
+    (nnf.poisson_nll_loss, nn.PoissonNLLLoss),
+]
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -144,8 +157,12 @@ def _read_criterion(criterion: Any) -> tuple[Task, np.ndarray | None, Meaning]:
     """The same of a criterion alone."""
     if isinstance(criterion, nn.CrossEntropyLoss):
         return "classification", None, Meaning("softmax")
+    if isinstance(criterion, nn.NLLLoss):  # of log-probabilities, which are logits too
+        return "classification", None, Meaning("softmax")
     if isinstance(criterion, nn.BCEWithLogitsLoss):
         return "classification", np.array([0.0, 1.0]), Meaning("sigmoid")
+    if isinstance(criterion, nn.BCELoss):
+        return "classification", np.array([0.0, 1.0]), Meaning("sigmoid", _logit, torch.sigmoid)
     if isinstance(criterion, nn.PoissonNLLLoss):
         return "regression", None, Meaning("exp" if criterion.log_input else "identity")
     if isinstance(criterion, (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss)):
@@ -161,6 +178,8 @@ def from_module(pair: tuple[nn.Module, Any], options: NetOptions) -> FittedModel
             f"A bare net is a pair (module, loss) with loss(output, target) -> tensor; the loss is {criterion!r}."
         )
 
+    criterion = next((module() for function, module in _AS_MODULES if criterion is function), criterion)
+
     def ask(criterion: Any, out: Any, y: torch.Tensor) -> torch.Tensor:
         return criterion(out, y)
 
@@ -170,7 +189,9 @@ def from_module(pair: tuple[nn.Module, Any], options: NetOptions) -> FittedModel
         return module(*batch) if isinstance(batch, (tuple, list)) else module(batch)
 
     task, labels, meaning = _read_criterion(criterion)
-    net = Net(module, options.parameters, call=call, dtype=options.torch_dtype, cast_inputs=True)
+    net = Net(
+        module, options.parameters, call=call, to_raw=meaning.to_raw, dtype=options.torch_dtype, cast_inputs=True
+    )
     own = dict(module.named_parameters())
     parameters = {name: own[name.removeprefix("inner.")] for name in net.theta}
     rowwise = RowLoss(criterion, ask)

@@ -78,7 +78,7 @@ class NetIntake:
         self._note(False)
         y = y.astype(np.float64)
         y = y.reshape(-1, 1) if y.ndim == 1 and single else y
-        if link == "identity" and y[0].size != self.model.n_outputs:
+        if link in ("identity", "exp") and y[0].size != self.model.n_outputs:
             raise ValueError(
                 f"y must have {self.model.n_outputs} target(s) a row, as the net puts out; got {y[0].size}."
             )

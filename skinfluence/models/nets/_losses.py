@@ -158,7 +158,7 @@ class NetLoss:
         structure = self.model.net.structure
         if structure is not None and (not structure.single or len(structure.shapes[0]) > 1):
             return None
-        return self._link if self.coded or self._link == "identity" else None
+        return self._link if self.coded or self._link in ("identity", "exp") else None
 
     @property
     def twice_differentiable(self) -> bool:

@@ -1,0 +1,557 @@
+"""Every kind of training loss: scores against a backward pass for each row through the user's own criterion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.datasets import make_classification, make_regression
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.neural_network import MLPClassifier, MLPRegressor
+from sklearn.utils.validation import has_fit_parameter
+
+torch = pytest.importorskip("torch")
+skorch = pytest.importorskip("skorch")
+from torch import nn  # noqa: E402
+from torch.nn import functional as nnf  # noqa: E402
+
+from skinfluence import influence_scores  # noqa: E402
+from skinfluence.models import as_model  # noqa: E402
+
+from . import truth  # noqa: E402
+
+N, N_VAL, D = 16, 8, 4
+
+
+class Body(nn.Module):
+    """A small net in float64."""
+
+    def __init__(self, n_outputs: int = 3, last: str = "none", flat: bool = False) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(D, 5), nn.Linear(5, n_outputs)
+        self.last, self.flat = last, flat
+        self.double()
+
+    def forward(self, x):
+        F = self.head(torch.tanh(self.first(x)))
+        made = {
+            "softmax": lambda F: F.softmax(dim=-1),
+            "log_softmax": lambda F: F.log_softmax(dim=-1),
+            "sigmoid": torch.sigmoid,
+            "softplus": nnf.softplus,
+            "none": lambda F: F,
+        }
+        F = made[self.last](F)
+        return F[:, 0] if self.flat else F
+
+
+class Tagger(nn.Module):
+    """A class for each of three places of a row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(D, 6), nn.Linear(6, 9)
+        self.double()
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.first(x))).reshape(len(x), 3, 3)
+
+
+class Focal(nn.Module):
+    """A criterion of the user's own, one number a row inside and their mean outside."""
+
+    def forward(self, out, y):
+        logp = nnf.log_softmax(out, dim=1)[torch.arange(len(y)), y]
+        return (-((1 - logp.exp()) ** 2) * logp).mean()
+
+
+class Unreduced(nn.Module):
+    """One number a row; it has no ``reduction`` to be told by."""
+
+    def forward(self, out, y):
+        return ((out - y) ** 2).sum(dim=1)
+
+
+class Tempered(nn.Module):
+    """A criterion with a parameter that was learnt with the net."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(0.7, dtype=torch.float64))
+
+    def forward(self, out, y):
+        return nnf.cross_entropy(out * self.scale, y)
+
+
+class Uncertain(nn.Module):
+    """A mean and a variance for each row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(D, 5), nn.Linear(5, 2)
+        self.double()
+
+    def forward(self, x):
+        F = self.head(torch.tanh(self.first(x)))
+        return F[:, :1], nnf.softplus(F[:, 1:]) + 0.1
+
+
+def gaussian(out, y):
+    return nnf.gaussian_nll_loss(out[0], y, out[1])
+
+
+def codes(rng, n, n_classes=3):
+    return rng.randint(n_classes, size=n)
+
+
+def reals(rng, n, width=1):
+    return rng.standard_normal((n, width))
+
+
+def counts(rng, n):
+    return rng.poisson(2.0, size=(n, 1)).astype(float)
+
+
+def bits(rng, n, width=1):
+    return (rng.rand(n, width) > 0.5).astype(float)
+
+
+def odds(rng, n, n_classes=3):
+    return rng.dirichlet(np.ones(n_classes), size=n)
+
+
+def tags(rng, n):
+    y = rng.randint(3, size=(n, 3))
+    y[:, 2][rng.rand(n) > 0.6] = -100  # padding at the end of some rows
+    return y
+
+
+def class_weight(y):
+    return WEIGHT.numpy()[y]
+
+
+WEIGHT = torch.tensor([0.5, 2.0, 1.0], dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A criterion, a net and targets for it; ``share`` is what each row counts in the criterion's mean."""
+
+    name: str
+    criterion: Any
+    targets: Any
+    module: Any = Body
+    share: Any = None
+    options: dict[str, Any] = field(default_factory=dict)
+    summed: bool = False
+
+    def make(self, **options):
+        return self.criterion(**{**self.options, **options}) if isinstance(self.criterion, type) else self.criterion
+
+
+def body(*args, **kwargs):
+    return lambda: Body(*args, **kwargs)
+
+
+BARE = [
+    Case("cross_entropy", nn.CrossEntropyLoss, codes),
+    Case("label_smoothing", nn.CrossEntropyLoss, codes, options={"label_smoothing": 0.2}),
+    Case("class_weights", nn.CrossEntropyLoss, codes, options={"weight": WEIGHT}, share=class_weight),
+    Case("sum", nn.CrossEntropyLoss, codes, options={"reduction": "sum"}, summed=True),
+    Case("sum_weights", nn.CrossEntropyLoss, codes, options={"reduction": "sum", "weight": WEIGHT}, summed=True),
+    Case("class_probabilities", nn.CrossEntropyLoss, odds),
+    Case("ignored", nn.CrossEntropyLoss, tags, module=Tagger, share=lambda y: (y != -100).sum(axis=1)),
+    Case("nll", nn.NLLLoss, codes, module=body(3, "log_softmax")),
+    Case("nll_weights", nn.NLLLoss, codes, body(3, "log_softmax"), class_weight, options={"weight": WEIGHT}),
+    Case("binary_logits", nn.BCEWithLogitsLoss, bits, module=body(1)),
+    Case("binary_logits_flat", nn.BCEWithLogitsLoss, lambda rng, n: bits(rng, n)[:, 0], module=body(1, flat=True)),
+    Case("pos_weight", nn.BCEWithLogitsLoss, bits, body(1),
+         options={"pos_weight": torch.tensor([3.0], dtype=torch.float64)}),
+    Case("binary", nn.BCELoss, bits, module=body(1, "sigmoid")),
+    Case("multilabel", nn.BCEWithLogitsLoss, lambda rng, n: bits(rng, n, 3)),
+    Case("multilabel_margin", nn.MultiLabelSoftMarginLoss, lambda rng, n: bits(rng, n, 3)),
+    Case("squared", nn.MSELoss, reals, module=body(1)),
+    Case("squared_sum", nn.MSELoss, reals, module=body(1), options={"reduction": "sum"}, summed=True),
+    Case("several_targets", nn.MSELoss, lambda rng, n: reals(rng, n, 3)),
+    Case("absolute", nn.L1Loss, reals, module=body(1)),
+    Case("smooth_absolute", nn.SmoothL1Loss, reals, module=body(1), options={"beta": 0.5}),
+    Case("huber", nn.HuberLoss, reals, module=body(1), options={"delta": 0.5}),
+    Case("poisson", nn.PoissonNLLLoss, counts, module=body(1)),
+    Case("poisson_rate", nn.PoissonNLLLoss, counts, module=body(1, "softplus"), options={"log_input": False}),
+    Case("divergence", nn.KLDivLoss, odds, module=body(3, "log_softmax"), options={"reduction": "batchmean"}),
+    Case("margins", nn.MultiMarginLoss, codes),
+    Case("hinge", nn.SoftMarginLoss, lambda rng, n: 2 * bits(rng, n) - 1, module=body(1)),
+    Case("gaussian", gaussian, reals, module=Uncertain),
+    Case("function", nnf.cross_entropy, codes),
+    Case("binary_function", nnf.binary_cross_entropy, bits, module=body(1, "sigmoid")),
+    Case("other_function", lambda out, y: nnf.cross_entropy(out, y), codes),
+    Case("own", Focal, codes),
+    Case("unreduced", Unreduced, lambda rng, n: reals(rng, n, 3)),
+    Case("with_parameter", Tempered, codes),
+]  # fmt: skip
+
+
+def drawn(case, seed=0):
+    rng = np.random.RandomState(seed)
+    torch.manual_seed(seed)
+    module = case.module()
+    X, X_val = rng.standard_normal((N, D)), rng.standard_normal((N_VAL, D))
+    return module, X, case.targets(rng, N), X_val, case.targets(rng, N_VAL)
+
+
+def mean_of(criterion, summed):
+    """The criterion's value; the mean of it where it is one number a row."""
+    return lambda out, y: criterion(out, y).mean() if not summed else criterion(out, y)
+
+
+def close(found, wanted):
+    np.testing.assert_allclose(found, wanted, rtol=1e-7, atol=1e-10 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("case", BARE, ids=lambda case: case.name)
+def test_a_bare_loss(case):
+    module, X, y, X_val, y_val = drawn(case)
+    criterion = case.make()
+    loss = mean_of(criterion, case.summed)
+    share = None if case.share is None else case.share(y)
+    close(
+        influence_scores((module, criterion), X, y, X_val, y_val),
+        truth.ip(module, loss, X, y, X_val, y_val, share=share, per_row=case.summed),
+    )
+    norms = (truth.row_gradients(module, loss, X, y) ** 2).sum(axis=1)
+    c = np.ones(N) if share is None else share
+    close(influence_scores((module, criterion), X, y, method="self_tracin"), -norms * c / c.sum())
+
+
+PLAIN_MEANS = [
+    case
+    for case in BARE
+    if isinstance(case.criterion, type)
+    and getattr(case.make(), "reduction", None) == "mean"
+    and case.share is None  # whose mean is one by weights
+]
+
+
+@pytest.mark.parametrize("case", PLAIN_MEANS, ids=lambda case: case.name)
+def test_how_a_criterion_reduces_is_its_own_affair(case):
+    """Unreduced it gives the scores of the mean."""
+    module, X, y, X_val, y_val = drawn(case)
+    close(
+        influence_scores((module, case.make(reduction="none")), X, y, X_val, y_val),
+        influence_scores((module, case.make()), X, y, X_val, y_val),
+    )
+
+
+# --- skorch -----------------------------------------------------------------------------------------------------------
+
+
+class WithL2(skorch.NeuralNetClassifier):
+    """Adds a penalty in ``get_loss``."""
+
+    def get_loss(self, y_pred, y_true, *args, **kwargs):
+        loss = super().get_loss(y_pred, y_true, *args, **kwargs)
+        return loss + 0.05 * sum((p**2).sum() for p in self.module_.parameters())
+
+
+class WithL1(skorch.NeuralNetClassifier):
+    def get_loss(self, y_pred, y_true, *args, **kwargs):
+        loss = super().get_loss(y_pred, y_true, *args, **kwargs)
+        return loss + 0.01 * self.module_.head.weight.abs().sum()
+
+
+class Unweighed(skorch.NeuralNetClassifier):
+    """The usual way to have row-wise losses: a criterion that does not reduce, and a mean by hand."""
+
+    def get_loss(self, y_pred, y_true, *args, **kwargs):
+        return super().get_loss(y_pred, y_true, *args, **kwargs).mean()
+
+
+class Smoothed(skorch.NeuralNetClassifier):
+    """Takes nothing of the criterion."""
+
+    def get_loss(self, y_pred, y_true, X=None, training=False):
+        return 0.9 * nnf.cross_entropy(y_pred, y_true) - 0.1 * nnf.log_softmax(y_pred, dim=1).mean()
+
+
+class Shifted(skorch.NeuralNetClassifier):
+    """Classes 1, 2 and 3 on columns 0, 1 and 2."""
+
+    def get_loss(self, y_pred, y_true, *args, **kwargs):
+        return super().get_loss(y_pred, y_true - 1, *args, **kwargs)
+
+
+def skorch_net(kind, module, criterion, **options):
+    return kind(
+        module, criterion=criterion, **{"max_epochs": 2, "lr": 0.05, "train_split": None, "verbose": 0, **options}
+    )
+
+
+def nll_of_probabilities(p, y):
+    """As skorch does it."""
+    return nnf.nll_loss(torch.log(p + torch.finfo(p.dtype).eps), y)
+
+
+def plain_bce(p, y):
+    return nnf.binary_cross_entropy(p, y.double())
+
+
+def ones(rng, n):
+    """Labels of two classes, in the dtype that torch's binary losses take."""
+    return bits(rng, n)[:, 0]
+
+
+CE = nn.CrossEntropyLoss
+CLASSIFIER, BINARY, REGRESSOR = (
+    skorch.NeuralNetClassifier,
+    skorch.NeuralNetBinaryClassifier,
+    skorch.NeuralNetRegressor,
+)
+SKORCH = {
+    "classifier": (CLASSIFIER, body(3, "softmax"), nn.NLLLoss, {}, codes, nll_of_probabilities, None),
+    "logits": (CLASSIFIER, body(3), CE, {}, codes, nnf.cross_entropy, None),
+    "smoothing": (CLASSIFIER, body(3), CE, {"criterion__label_smoothing": 0.2}, codes,
+                  lambda F, y: nnf.cross_entropy(F, y, label_smoothing=0.2), None),
+    "weights": (CLASSIFIER, body(3), CE, {"criterion__weight": WEIGHT}, codes, nnf.cross_entropy, class_weight),
+    "weighted_nll": (CLASSIFIER, body(3, "softmax"), nn.NLLLoss, {"criterion__weight": WEIGHT}, codes,
+                     nll_of_probabilities, class_weight),
+    "sum": (CLASSIFIER, body(3), CE, {"criterion__reduction": "sum", "lr": 0.001}, codes, nnf.cross_entropy, None),
+    "own_criterion": (CLASSIFIER, body(3), Focal, {}, codes, Focal(), None),
+    "own_loss": (Smoothed, body(3), CE, {}, codes,
+                 lambda F, y: 0.9 * nnf.cross_entropy(F, y) - 0.1 * nnf.log_softmax(F, dim=1).mean(), None),
+    "by_hand": (Unweighed, body(3), CE, {"criterion__reduction": "none"}, codes, nnf.cross_entropy, None),
+    "l2_term": (WithL2, body(3), CE, {}, codes, nnf.cross_entropy, None),
+    "binary": (BINARY, body(1, flat=True), nn.BCEWithLogitsLoss, {}, ones,
+               lambda F, y: nnf.binary_cross_entropy_with_logits(F, y.double()), None),
+    "binary_column": (BINARY, body(1), nn.BCEWithLogitsLoss, {}, ones,
+                      lambda F, y: nnf.binary_cross_entropy_with_logits(F[:, 0], y.double()), None),
+    "binary_probabilities": (BINARY, body(1, "sigmoid", flat=True), nn.BCELoss, {},
+                             ones, plain_bce, None),
+    "regressor": (REGRESSOR, body(1), nn.MSELoss, {}, reals, nnf.mse_loss, None),
+    "two_targets": (REGRESSOR, body(2), nn.MSELoss, {}, lambda rng, n: reals(rng, n, 2), nnf.mse_loss, None),
+    "l1": (REGRESSOR, body(1), nn.L1Loss, {}, reals, nnf.l1_loss, None),
+    "smooth_l1": (REGRESSOR, body(1), nn.SmoothL1Loss, {}, reals, nnf.smooth_l1_loss, None),
+    "huber": (REGRESSOR, body(1), nn.HuberLoss, {"criterion__delta": 0.3}, reals,
+              lambda F, y: nnf.huber_loss(F, y, delta=0.3), None),
+    "poisson": (REGRESSOR, body(1), nn.PoissonNLLLoss, {}, counts, nnf.poisson_nll_loss, None),
+    "net": (skorch.NeuralNet, body(3), CE, {}, codes, nnf.cross_entropy, None),
+    "divergence": (skorch.NeuralNet, body(3, "log_softmax"), nn.KLDivLoss, {"criterion__reduction": "batchmean"}, odds,
+                   lambda F, y: nnf.kl_div(F, y, reduction="batchmean"), None),
+    "multilabel": (skorch.NeuralNet, body(3), nn.BCEWithLogitsLoss, {}, lambda rng, n: bits(rng, n, 3),
+                   nnf.binary_cross_entropy_with_logits, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SKORCH)
+def test_a_skorch_net(name):
+    kind, module, criterion, options, targets, loss, share = SKORCH[name]
+    rng = np.random.RandomState(0)
+    X, X_val = rng.standard_normal((N, D)), rng.standard_normal((N_VAL, D))
+    y, y_val = targets(rng, N), targets(rng, N_VAL)
+    torch.manual_seed(0)
+    net = skorch_net(kind, module, criterion, **options).fit(X, y)
+    wanted = truth.ip(
+        net.module_.eval(), loss, X, y, X_val, y_val, share=None if share is None else share(y), per_row=False
+    )
+    if share is not None:  # the objective is the training loss, so validation rows weigh as training rows do
+        c = share(y_val)
+        G = truth.row_gradients(net.module_, loss, X_val, y_val)
+        J = truth.row_gradients(net.module_, loss, X, y)
+        wanted = share(y) / share(y).sum() * (J @ (c / c.sum() @ G))
+    close(influence_scores(net, X, y, X_val, y_val), wanted)
+
+
+def fitted(kind, criterion=CE, targets=codes, module=Body, **options):
+    rng = np.random.RandomState(0)
+    X, y = rng.standard_normal((N, D)), targets(rng, N)
+    torch.manual_seed(0)
+    return skorch_net(kind, module, criterion, **options).fit(X, y), X, y
+
+
+def test_an_l2_term_in_get_loss_is_found_and_is_no_part_of_a_row():
+    net, _, _ = fitted(WithL2)
+    penalised = as_model(net)
+    X, y = np.random.RandomState(1).standard_normal((N, D)), codes(np.random.RandomState(1), N)
+    exact = influence_scores(net, X, y, method="exact")
+    plain, _, _ = fitted(CLASSIFIER, optimizer__weight_decay=0.1)  # the same penalty: 0.05 w² = 0.1 w² / 2
+    plain.module_.load_state_dict(net.module_.state_dict())
+    np.testing.assert_allclose(exact, influence_scores(plain, X, y, method="exact"), rtol=1e-6)
+    with pytest.raises(AssertionError):  # and it matters
+        plain.set_params(optimizer__weight_decay=0.0)
+        np.testing.assert_allclose(exact, influence_scores(plain, X, y, method="exact"), rtol=1e-6)
+    assert penalised.penalty.l2.shape == penalised.model.params.shape
+
+
+def test_a_term_that_is_no_l2_penalty_is_left_out_and_says_so():
+    net, X, y = fitted(WithL1)
+    with pytest.warns(UserWarning, match=r"adds a term in 'head\.weight' that is no L2 penalty"):
+        found = influence_scores(net, X, y, X, y)
+    close(found, truth.ip(net.module_.eval(), nnf.cross_entropy, X, y, X, y))
+
+
+def test_a_get_loss_that_shifts_the_labels():
+    rng = np.random.RandomState(0)
+    net, X, y = fitted(Shifted, targets=lambda rng, n: codes(rng, n) + 1)
+    X_val, y_val = rng.standard_normal((N_VAL, D)), codes(rng, N_VAL) + 1
+    loss = lambda F, y: nnf.cross_entropy(F, y - 1)  # noqa: E731
+    close(influence_scores(net, X, y, X_val, y_val), truth.ip(net.module_.eval(), loss, X, y, X_val, y_val))
+
+
+def test_a_batch_that_is_summed_scales_the_weight_decay():
+    """With a sum the optimiser's weight decay stands beside a batch, not beside a row."""
+    net, X, y = fitted(CLASSIFIER, criterion__reduction="sum", optimizer__weight_decay=0.4, batch_size=10, lr=0.001)
+    model = as_model(net)
+    np.testing.assert_allclose(model.penalty.l2, 0.04)
+    assert np.isfinite(influence_scores(net, X, y, method="exact")).all()
+
+
+# --- losses that are refused ------------------------------------------------------------------------------------------
+
+
+class Ranking(nn.Module):
+    """Compares rows with one another."""
+
+    def forward(self, out, y):
+        return nnf.relu(1 - (out[:, None, 0] - out[None, :, 0]) * torch.sign(y[:, None, 0] - y[None, :, 0])).mean()
+
+
+class NeedsX(skorch.NeuralNetClassifier):
+    def get_loss(self, y_pred, y_true, X=None, training=False):
+        return super().get_loss(y_pred, y_true) * (1 + X.mean())
+
+
+class Drops(nn.Module):
+    def forward(self, out, y):
+        return nnf.cross_entropy(nnf.dropout(out, 0.5, training=True), y)
+
+
+class OneNumberForAll(nn.Module):
+    """The mean over rows, squared: no sum of one term a row."""
+
+    def forward(self, out, y):
+        return nnf.mse_loss(out, y) ** 2
+
+
+@pytest.mark.parametrize(
+    ("criterion", "targets", "n_outputs"),
+    [(Ranking, reals, 1), (Drops, codes, 3), (OneNumberForAll, reals, 1)],
+    ids=["compares", "draws", "squares"],
+)
+def test_a_loss_that_is_no_sum_over_rows_is_refused(criterion, targets, n_outputs):
+    module, X, y, X_val, y_val = drawn(Case("", criterion, targets, module=body(n_outputs)))
+    with pytest.raises(TypeError, match=r"no sum or mean of one term a row.*gives rows no gradients of their own"):
+        influence_scores((module, criterion()), X, y, X_val, y_val)
+
+
+def test_a_get_loss_that_needs_the_rows_is_refused():
+    net, X, y = fitted(NeedsX)
+    with pytest.raises(TypeError, match="a get_loss that needs X is not supported"):
+        influence_scores(net, X, y)
+
+
+def test_methods_that_need_a_second_derivative_refuse_a_kink():
+    net, X, y = fitted(REGRESSOR, nn.L1Loss, reals, body(1))
+    with pytest.raises(TypeError, match="needs the second derivative of the training loss"):
+        influence_scores(net, X, y, method="exact")
+
+
+# --- scikit-learn's MLPs ----------------------------------------------------------------------------------------------
+
+ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "logistic": nn.Sigmoid, "identity": nn.Identity}
+POISSON = "loss" in MLPRegressor().get_params()
+
+
+def as_torch(mlp):
+    layers = []
+    for W, b in zip(mlp.coefs_, mlp.intercepts_, strict=True):
+        linear = nn.Linear(*W.shape).double()
+        with torch.no_grad():
+            linear.weight.copy_(torch.tensor(W.T))
+            linear.bias.copy_(torch.tensor(b))
+        layers += [linear, ACTIVATIONS[mlp.activation]()]
+    return nn.Sequential(*layers[:-1])
+
+
+def fit_mlp(kind, X, y, **options):
+    mlp = kind(hidden_layer_sizes=(6, 5), max_iter=15, random_state=0, alpha=0.05, **options)
+    with pytest.warns(ConvergenceWarning):
+        return mlp.fit(X, y)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_mlp_classifiers(n_classes, activation):
+    X, codes_ = make_classification(60, 6, n_informative=4, n_classes=n_classes, random_state=0)
+    names = np.array(["bad", "fair", "good"])
+    y = names[codes_]  # labels may be strings
+    mlp = fit_mlp(MLPClassifier, X[:40], y[:40], activation=activation)
+    loss = (
+        nnf.cross_entropy if n_classes > 2 else (lambda F, y: nnf.binary_cross_entropy_with_logits(F[:, 0], y.double()))
+    )
+    close(
+        influence_scores(mlp, X[:40], y[:40], X[40:], y[40:]),
+        truth.ip(as_torch(mlp), loss, X[:40], codes_[:40], X[40:], codes_[40:]),
+    )
+
+
+REGRESSIONS = ["squared_error", pytest.param("poisson", marks=pytest.mark.skipif(not POISSON, reason="from 1.7 on"))]
+
+
+@pytest.mark.parametrize("kind", REGRESSIONS)
+def test_mlp_regressors(kind):
+    X, y = make_regression(60, 6, noise=3.0, random_state=0)
+    y = y / y.std()
+    y = np.random.RandomState(0).poisson(np.exp(y / 2)).astype(float) if kind == "poisson" else y
+    mlp = fit_mlp(MLPRegressor, X[:40], y[:40], **({"loss": kind} if kind == "poisson" else {}))
+    loss = (
+        (lambda F, y: nnf.poisson_nll_loss(F[:, 0], y))
+        if kind == "poisson"
+        else (lambda F, y: ((F[:, 0] - y) ** 2).mean() / 2)
+    )
+    close(
+        influence_scores(mlp, X[:40], y[:40], X[40:], y[40:]),
+        truth.ip(as_torch(mlp), loss, X[:40], y[:40], X[40:], y[40:]),
+    )
+
+
+def test_mlp_regressors_with_several_targets():
+    X, y = make_regression(60, 6, n_targets=2, random_state=0)
+    y = y / y.std(axis=0)
+    mlp = fit_mlp(MLPRegressor, X[:40], y[:40])
+    # Its gradient is that of the sum over targets, whatever the loss it prints.
+    loss = lambda F, y: ((F - y) ** 2).sum(dim=1).mean() / 2  # noqa: E731
+    close(
+        influence_scores(mlp, X[:40], y[:40], X[40:], y[40:]),
+        truth.ip(as_torch(mlp), loss, X[:40], y[:40], X[40:], y[40:]),
+    )
+
+
+@pytest.mark.skipif(not has_fit_parameter(MLPClassifier(), "sample_weight"), reason="weights from scikit-learn 1.7 on")
+def test_mlps_with_sample_weight():
+    X, y = make_classification(60, 6, random_state=0)
+    weight = np.random.RandomState(0).uniform(0.5, 2, size=60)
+    mlp = MLPClassifier(hidden_layer_sizes=(6, 5), max_iter=15, random_state=0)
+    with pytest.warns(ConvergenceWarning):
+        mlp.fit(X, y, sample_weight=weight)
+    loss = lambda F, y: nnf.binary_cross_entropy_with_logits(F[:, 0], y.double())  # noqa: E731
+    close(
+        influence_scores(mlp, X, y, X[:20], y[:20], sample_weight=weight),
+        truth.ip(as_torch(mlp), loss, X, y, X[:20], y[:20], share=weight),
+    )
+
+
+def test_row_weights_of_a_skorch_net_count_in_the_scores():
+    net, X, y = fitted(CLASSIFIER)
+    weight = np.random.RandomState(0).uniform(0.5, 2, size=N)
+    close(
+        influence_scores(net, X, y, X[:6], y[:6], sample_weight=weight),
+        truth.ip(net.module_.eval(), nnf.cross_entropy, X, y, X[:6], y[:6], share=weight),
+    )
+
+
+def test_multilabel_mlps_are_refused():
+    X = np.random.RandomState(0).standard_normal((40, 4))
+    mlp = fit_mlp(MLPClassifier, X, bits(np.random.RandomState(0), 40, 3).astype(int))
+    with pytest.raises(TypeError, match="multilabel MLPClassifier has several labels a row"):
+        influence_scores(mlp, X, bits(np.random.RandomState(0), 40, 3))
