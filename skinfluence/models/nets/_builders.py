@@ -189,9 +189,7 @@ def from_module(pair: tuple[nn.Module, Any], options: NetOptions) -> FittedModel
         return module(*batch) if isinstance(batch, (tuple, list)) else module(batch)
 
     task, labels, meaning = _read_criterion(criterion)
-    net = Net(
-        module, options.parameters, call=call, to_raw=meaning.to_raw, dtype=options.torch_dtype, cast_inputs=True
-    )
+    net = Net(module, options.parameters, call=call, to_raw=meaning.to_raw, dtype=options.torch_dtype, cast_inputs=True)
     own = dict(module.named_parameters())
     parameters = {name: own[name.removeprefix("inner.")] for name in net.theta}
     rowwise = RowLoss(criterion, ask)
