@@ -18,6 +18,7 @@ from .._fitted import encode_labels, encode_targets
 from ._losses import NetLoss
 from ._model import NetModel
 from ._net import Net
+from ._probe import look_at_others
 from ._rows import NetRows, dataset_targets
 
 _N_VERIFIED = 6
@@ -49,7 +50,11 @@ class NetIntake:
 
     def rows(self, X: Any) -> NetRows:
         self.seen.X = X
-        return self.model.rows(X)
+        first = self.model.net.structure is None
+        rows = self.model.rows(X)
+        if not first:
+            look_at_others(self.model.net, self.model.net.unflat(self.model.params), rows)
+        return rows
 
     def targets(self, y: Any) -> np.ndarray:
         if y is None:

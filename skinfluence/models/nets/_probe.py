@@ -87,6 +87,18 @@ def look_at(net: Net, theta: Tensors, rows: NetRows, state: State) -> None:
         state.block_rows = int(min(max(budget // max(widest), 1), MOST_ROWS))
 
 
+def look_at_others(net: Net, theta: Tensors, rows: NetRows) -> None:
+    """Raise if the net does not take these rows as it took those before."""
+    few = rows[: min(2, len(rows))]
+    with net.still(), torch.no_grad():
+        F = _first_outputs(net, theta, few.batch(net.device, net.cast), few)
+    if F.shape[1] != net.n_outputs:
+        raise ValueError(
+            f"{net.name} puts out {F.shape[1]} numbers a row for these rows and {net.n_outputs} for those before: rows "
+            "must be of one length for that."
+        )
+
+
 def _first_outputs(net: Net, theta: Tensors, batch: Any, few: NetRows) -> torch.Tensor:
     try:
         out = net.ask(theta, batch)

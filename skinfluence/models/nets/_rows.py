@@ -31,6 +31,8 @@ class NetRows:
             return cls(X.tocsr(), X.shape[0], dtype)
         data = _Items(X) if isinstance(X, Dataset) else _unframed(X)
         lengths = {len(data)} if isinstance(data, _Items) else set(_leaves(data, len))
+        if not lengths:
+            raise ValueError("X has no parts: found an empty dict, tuple or list.")
         if len(lengths) != 1:
             raise ValueError(f"The parts of X must have the same number of rows, got {sorted(lengths)}.")
         n = lengths.pop()
@@ -71,8 +73,9 @@ class NetRows:
         def tensor(part: Any) -> torch.Tensor:
             part = part.toarray() if sp.issparse(part) else part
             if isinstance(part, np.ndarray):
-                # torch takes neither negative strides nor, without a warning, memory that cannot be written.
-                part = torch.from_numpy(np.require(part, requirements=["C", "W"]))
+                # torch takes neither other bytes than the machine's, nor negative strides nor, without a warning,
+                # memory that cannot be written.
+                part = torch.from_numpy(np.require(part, part.dtype.newbyteorder("="), requirements=["C", "W"]))
             part = part.to(cast) if cast is not None and part.is_floating_point() else part
             return part.to(device)
 
@@ -109,7 +112,7 @@ def dataset_targets(X: Any) -> np.ndarray | None:
 
 
 def _unframed(X: Any) -> Any:
-    if hasattr(X, "iloc") and hasattr(X, "columns"):
+    if hasattr(X, "columns") and hasattr(X, "to_numpy"):
         # As skorch does: a net gets the columns of a frame by their names.
         return {name: X[name].to_numpy().reshape(-1, 1) for name in X.columns}
     if isinstance(X, Mapping):
