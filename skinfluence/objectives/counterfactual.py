@@ -139,6 +139,11 @@ class Counterfactual(BaseEstimator):
         check_consistent_length(*self.pairs)
         X, X_twin = (problem.fitted.prepare(table) for table in self.pairs)
         X, X_twin = (table.tocsr() if sp.issparse(table) else table for table in (X, X_twin))
+        if n_rows(X) != n_rows(X_twin):  # of tables in a dict, which were counted above by their names
+            raise ValueError(
+                "Counterfactual needs a twin for each row, in the same order: pairs[0] has "
+                f"{n_rows(X)} rows, pairs[1] {n_rows(X_twin)}."
+            )
         return TwinGap(problem, X, X_twin, Predicted.of(problem))
 
 
