@@ -170,7 +170,7 @@ def tester(
     twins: Any,
     test: np.ndarray,
     pick: Callable[[Any, Any], Any],
-    crows: tuple[Any, Any] | None = None,
+    crows: tuple[Any, Any] | None,
 ) -> Callable[[Any], dict[str, float]]:
     """Accuracy on the test rows, and how differently a net predicts for them and for their twins.
 

@@ -18,9 +18,13 @@ _TOKEN = re.compile(r"[A-Za-z]+|\d+|\s+|.", re.DOTALL)
 # --- words ------------------------------------------------------------------------------------------------------------
 
 
+def _words(listed: str) -> list[str]:
+    return listed.split()
+
+
 def _both_ways(pairs: str) -> dict[str, str]:
     found: dict[str, str] = {}
-    for pair in pairs.split():
+    for pair in _words(pairs):
         a, b = pair.split("/")
         found.setdefault(a, b)
         found.setdefault(b, a)
@@ -28,34 +32,35 @@ def _both_ways(pairs: str) -> dict[str, str]:
 
 
 _GENDER = _both_ways(
-    "he/she himself/herself him/her man/woman men/women boy/girl boys/girls male/female males/females guy/gal guys/gals "
-    "gentleman/lady gentlemen/ladies father/mother fathers/mothers dad/mom daddy/mommy son/daughter sons/daughters "
-    "brother/sister brothers/sisters husband/wife husbands/wives uncle/aunt uncles/aunts nephew/niece nephews/nieces "
-    "grandfather/grandmother grandson/granddaughter stepfather/stepmother widower/widow boyfriend/girlfriend "
-    "bridegroom/bride king/queen kings/queens prince/princess princes/princesses duke/duchess actor/actress "
-    "actors/actresses waiter/waitress waiters/waitresses hero/heroine heir/heiress host/hostess god/goddess monk/nun "
-    "monks/nuns sir/madam mr/ms mr/mrs spokesman/spokeswoman chairman/chairwoman policeman/policewoman "
-    "policemen/policewomen businessman/businesswoman businessmen/businesswomen congressman/congresswoman "
-    "salesman/saleswoman fireman/firewoman"
+    "he/she himself/herself him/her man/woman men/women boy/girl boys/girls male/female males/females guy/gal "
+    "guys/gals gentleman/lady gentlemen/ladies father/mother fathers/mothers dad/mom daddy/mommy son/daughter "
+    "sons/daughters brother/sister brothers/sisters husband/wife husbands/wives uncle/aunt uncles/aunts "
+    "nephew/niece nephews/nieces grandfather/grandmother grandson/granddaughter stepfather/stepmother "
+    "widower/widow boyfriend/girlfriend bridegroom/bride king/queen kings/queens prince/princess "
+    "princes/princesses duke/duchess actor/actress actors/actresses waiter/waitress waiters/waitresses "
+    "hero/heroine heir/heiress host/hostess god/goddess monk/nun monks/nuns sir/madam mr/ms mr/mrs "
+    "spokesman/spokeswoman chairman/chairwoman policeman/policewoman policemen/policewomen "
+    "businessman/businesswoman businessmen/businesswomen congressman/congresswoman salesman/saleswoman "
+    "fireman/firewoman"
 )
-_TITLES = frozenset("mr mrs ms sir king queen prince princess duke duchess".split())
+_TITLES = frozenset(_words("mr mrs ms sir king queen prince princess duke duchess"))
 
 _ETHNICITY = _both_ways(
     "american/mexican americans/mexicans british/nigerian britons/nigerians french/algerian german/turkish "
     "germans/turks italian/ethiopian italians/ethiopians russian/indian russians/indians chinese/canadian "
     "japanese/brazilian korean/swedish koreans/swedes iraqi/norwegian iraqis/norwegians israeli/kenyan "
     "israelis/kenyans cuban/danish colombian/polish pakistani/dutch iranian/irish iranians/irishmen african/asian "
-    "africans/asians european/arab europeans/arabs hispanic/caucasian hispanics/caucasians latino/greek latinos/greeks "
-    "black/white blacks/whites"
+    "africans/asians european/arab europeans/arabs hispanic/caucasian hispanics/caucasians latino/greek "
+    "latinos/greeks black/white blacks/whites"
 )
 _COLOURS = frozenset({"black", "white"})
 _LANGUAGES = frozenset(
-    "french german italian russian chinese japanese korean swedish turkish polish dutch irish danish greek".split()
+    _words("french german italian russian chinese japanese korean swedish turkish polish dutch irish danish greek")
 )
 _RELIGION = _both_ways(
     "christian/muslim christians/muslims christianity/islam catholic/hindu catholics/hindus catholicism/hinduism "
-    "jewish/buddhist jews/buddhists judaism/buddhism protestant/sikh protestants/sikhs church/mosque churches/mosques "
-    "bible/quran priest/imam priests/imams mormon/shiite mormons/shiites"
+    "jewish/buddhist jews/buddhists judaism/buddhism protestant/sikh protestants/sikhs church/mosque "
+    "churches/mosques bible/quran priest/imam priests/imams mormon/shiite mormons/shiites"
 ) | {"islamic": "christian"}
 _AGE = _both_ways(
     "young/old younger/older youngest/oldest teenager/pensioner teenagers/pensioners teenage/elderly child/adult "
@@ -63,44 +68,49 @@ _AGE = _both_ways(
 ) | {"kid": "adult", "kids": "adults"}
 _BY_PERSON = frozenset({"young", "old"})
 _PEOPLE = frozenset(
-    "man woman men women boy girl boys girls person people guy guys lady ladies gentleman kid kids child children adult "
-    "adults teenager teenagers student students worker workers voter voters family families community communities "
-    "american americans couple father mother friend friends actor actress citizen citizens player players lawyer judge "
-    "minister president candidate leader leaders professor doctor nurse teacher author singer driver officer soldier "
-    "immigrant immigrants farmer farmers victim victims patient patients resident residents".split()
+    _words(
+        "man woman men women boy girl boys girls person people guy guys lady ladies gentleman kid kids child children "
+        "adult adults teenager teenagers student students worker workers voter voters family families community "
+        "communities american americans couple father mother friend friends actor actress citizen citizens player "
+        "players lawyer judge minister president candidate leader leaders professor doctor nurse teacher author "
+        "singer driver officer soldier immigrant immigrants farmer farmers victim victims patient patients resident "
+        "residents"
+    )
 )
 #: After "her" and "his": no noun that they could belong to begins with these.
 _NO_NOUN = frozenset(
-    "to in on at of for with from by and or but nor that the a an as about who whom whose when while because if whether "
-    "was were is are be been has had have will would can could should may might must do does did not into onto up out "
-    "off over under away back down again yesterday today tomorrow there here how what which where after before than so "
-    "too very much more most until since during without against between through near behind it them us you me this "
-    "these those all both seem leave go come know tell win lose".split()
+    _words(
+        "to in on at of for with from by and or but nor that the a an as about who whom whose when while because if "
+        "whether was were is are be been has had have will would can could should may might must do does did not into "
+        "onto up out off over under away back down again yesterday today tomorrow there here how what which where "
+        "after before than so too very much more most until since during without against between through near behind "
+        "it them us you me this these those all both seem leave go come know tell win lose"
+    )
 )
 
-_MEN = (
-    "John Tom Fred Bob Peter Harry Joe Mike Pete Ted Paul Dave Andy Jason Tony George Steve Henry Walt Roger Brian Dan "
-    "Jeff Phillip Calvin Colin Thomas Robert Stephen Herman David Michael James William Charles Richard Joseph "
-    "Christopher Daniel Matthew Kevin Anthony Antony Gary Eric Ronald Kenneth Donald Philip Jerry Louis Edward Frank "
-    "Benny Ricky Bill Jack Max Jim Tim Greg Simon Adam Martin Patrick Larry Scott Alan Carl Arthur Albert Hugh Nigel "
-    "Oliver"
-).split()
-_WOMEN = (
-    "Mary Susan Sue Sally Jane Harriet Joan Ellen Ann Anne Linda Jessica Carla Heidi Sarah Janet Sharon Nora Carmen "
-    "Cynthia Emma Agnes Kathy Martha Catherine Sandra Amanda Pamela Michelle Helen Rachel Judy Jenny Angela Rosie Betsy "
-    "Gwen Sylvia Lucy Alison Fanny Ethel Fiona Monica Irene Dana Laura Lisa Karen Nancy Barbara Elizabeth Jennifer "
-    "Margaret Diana Hillary Julia Kate Emily Alice Claire Deborah Rebecca Teresa Theresa Sheila Felicia Frances Carrie "
-    "Marianne Muriel Maria Hannah"
-).split()
-_OTHER_MEN = "Jamal Ahmed Wei Tyrone Rajesh Hakim Jorge Kareem Hiroshi DeShawn Omar Darnell Kwame Ibrahim".split()
-_OTHER_WOMEN = "Aisha Lakisha Mei Latoya Priya Fatima Guadalupe Ebony Yuki Shanice Keisha Leila Amara Zainab".split()
-_EITHER = "Sandy Kim Pat Leslie Chris Sam Terry Lou Anson".split()
+_MEN = _words(
+    "John Tom Fred Bob Peter Harry Joe Mike Pete Ted Paul Dave Andy Jason Tony George Steve Henry Walt Roger "
+    "Brian Dan Jeff Phillip Calvin Colin Thomas Robert Stephen Herman David Michael James William Charles Richard "
+    "Joseph Christopher Daniel Matthew Kevin Anthony Antony Gary Eric Ronald Kenneth Donald Philip Jerry Louis "
+    "Edward Frank Benny Ricky Bill Jack Max Jim Tim Greg Simon Adam Martin Patrick Larry Scott Alan Carl Arthur "
+    "Albert Hugh Nigel Oliver"
+)
+_WOMEN = _words(
+    "Mary Susan Sue Sally Jane Harriet Joan Ellen Ann Anne Linda Jessica Carla Heidi Sarah Janet Sharon Nora "
+    "Carmen Cynthia Emma Agnes Kathy Martha Catherine Sandra Amanda Pamela Michelle Helen Rachel Judy Jenny "
+    "Angela Rosie Betsy Gwen Sylvia Lucy Alison Fanny Ethel Fiona Monica Irene Dana Laura Lisa Karen Nancy "
+    "Barbara Elizabeth Jennifer Margaret Diana Hillary Julia Kate Emily Alice Claire Deborah Rebecca Teresa "
+    "Theresa Sheila Felicia Frances Carrie Marianne Muriel Maria Hannah"
+)
+_OTHER_MEN = _words("Jamal Ahmed Wei Tyrone Rajesh Hakim Jorge Kareem Hiroshi DeShawn Omar Darnell Kwame Ibrahim")
+_OTHER_WOMEN = _words("Aisha Lakisha Mei Latoya Priya Fatima Guadalupe Ebony Yuki Shanice Keisha Leila Amara Zainab")
+_EITHER = _words("Sandy Kim Pat Leslie Chris Sam Terry Lou Anson")
 #: Words before which, or after which, a given name is none.
-_NOT_BEFORE_NAME = frozenset("the a an st saint san santa mount port fort lake storm hurricane".split())
-_NOT_AFTER_NAME = frozenset("county city island islands street river university".split())
+_NOT_BEFORE_NAME = frozenset(_words("the a an st saint san santa mount port fort lake storm hurricane"))
+_NOT_AFTER_NAME = frozenset(_words("county city island islands street river university"))
 
 _OTHER_GENDER = _both_ways(" ".join(f"{man}/{woman}" for man, woman in zip(_MEN, _WOMEN, strict=False)))
-_OTHER_NAMES = {name: _OTHER_MEN for name in [*_MEN, *_EITHER]} | {name: _OTHER_WOMEN for name in _WOMEN}
+_OTHER_NAMES = dict.fromkeys([*_MEN, *_EITHER], _OTHER_MEN) | dict.fromkeys(_WOMEN, _OTHER_WOMEN)
 
 # --- twins ------------------------------------------------------------------------------------------------------------
 

@@ -246,7 +246,7 @@ def retrained(
 ) -> list[dict[str, Any]]:
     """Accuracy and fair score of the whole net, trained again without 5 % of the rows."""
     task, y = coded.task, coded.task.y_train
-    tested = tester(task, coded.dev, coded.twins, test, take)
+    tested = tester(task, coded.dev, coded.twins, test, take, None)
     joint = Joint(["utility", Counterfactual()])
 
     def ranked(on: str) -> np.ndarray:

@@ -9,12 +9,12 @@ half, and its twins, the scores are taken; the other half is tested on.
 What is different here. The encoder is all-MiniLM-L6-v2 (six layers, 22 million parameters; RoBERTa-base has twelve and
 125), for a processor and not for a graphics card. It is fixed in the table of curators, which trains a head some 35
 times a seed: a layer of 64 with ReLU on the encoder's mean states (RTE: u, v, |u - v| and u v of the two sentences;
-CoLA: those of layers 2, 4 and 6). The whole encoder is fine-tuned in a check on RTE, one seed, on training pairs that are
-no longer than 48 tokens. QNLI is left out: its data are not here. The twins are made by a table of words and a little
-grammar (gender, ethnicity, religion, age and names; a row has one twin an axis), where the paper has a trained net; fair
-scores are over twins, where the paper divides by all test rows, those without a twin counting as alike. For CoLA, whose
-rows are single sentences as well, CrowS-Pairs (1,508 pairs of sentences that differ only in the group they name) is a
-second source of pairs: half of them to score on, half to test on.
+CoLA: those of layers 2, 4 and 6). The whole encoder is fine-tuned in a check on RTE, one seed, on training pairs that
+are no longer than 48 tokens. QNLI is left out: its data are not here. The twins are made by a table of words and a
+little grammar (gender, ethnicity, religion, age and names; a row has one twin an axis), where the paper has a trained
+net; fair scores are over twins, where the paper divides by all test rows, those without a twin counting as alike. For
+CoLA, whose rows are single sentences as well, CrowS-Pairs (1,508 pairs of sentences that differ only in the group they
+name) is a second source of pairs: half of them to score on, half to test on.
 
 "No curation, another start" trains the head again on all rows from other initial weights and in another order: what it
 differs by is noise. All other nets of a seed begin alike. "Both better" counts the seeds in which a curator was better
