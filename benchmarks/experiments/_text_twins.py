@@ -49,7 +49,7 @@ _ETHNICITY = _both_ways(
     "american/mexican americans/mexicans british/nigerian britons/nigerians french/algerian german/turkish "
     "germans/turks italian/ethiopian italians/ethiopians russian/indian russians/indians chinese/canadian "
     "japanese/brazilian korean/swedish koreans/swedes iraqi/norwegian iraqis/norwegians israeli/kenyan "
-    "israelis/kenyans cuban/danish colombian/polish pakistani/dutch iranian/irish iranians/irishmen african/asian "
+    "israelis/kenyans cuban/danish colombian/polish pakistani/dutch iranian/irish african/asian "
     "africans/asians european/arab europeans/arabs hispanic/caucasian hispanics/caucasians latino/greek "
     "latinos/greeks black/white blacks/whites"
 )
@@ -84,7 +84,8 @@ _NO_NOUN = frozenset(
         "whether was were is are be been has had have will would can could should may might must do does did not into "
         "onto up out off over under away back down again yesterday today tomorrow there here how what which where "
         "after before than so too very much more most until since during without against between through near behind "
-        "it them us you me this these those all both seem leave go come know tell win lose"
+        "it them us you me this these those all both seem leave go come know tell win lose his her my your "
+        "their our its"
     )
 )
 
@@ -181,6 +182,8 @@ def _age(tokens: list[str], at: int) -> str | None:
     word = tokens[at].lower()
     if word.isdigit():
         return _other_age(tokens, at)
+    if word == "old" and (_word(tokens, at, -1, "-") or "").lower() in ("year", "years"):
+        return None  # a number's, which is changed itself
     if word in _BY_PERSON and (_word(tokens, at, 1) or "").lower() not in _PEOPLE:
         return None
     return _AGE.get(word)

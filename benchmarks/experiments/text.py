@@ -64,7 +64,11 @@ def run(*, quick: bool = False, data_home: str | os.PathLike[str] | None = None)
             found = parts.rows(
                 f"{name}_seed_{seed}",
                 lambda task=task, numbers=numbers, seed=seed: heads.one_seed(
-                    task, numbers, seed, epochs=EPOCHS[task.name], methods=("ip", "ekfac") if quick else heads.METHODS
+                    task,
+                    numbers,
+                    seed,
+                    epochs=2 if quick else EPOCHS[task.name],
+                    methods=("ip", "ekfac") if quick else heads.METHODS,
                 ),
             )
             rows += found["rows"]

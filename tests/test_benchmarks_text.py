@@ -1,0 +1,131 @@
+"""Fairer text models: twins, and a quick run on made sentences, without a pretrained model."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmarks import _runner
+from benchmarks.experiments import _text_data, text
+from benchmarks.experiments._text_twins import AXES, perturb, twins
+
+
+@pytest.mark.parametrize(
+    ("axis", "sentence", "twin"),
+    [
+        ("gender", "He gave her his book.", "She gave him her book."),
+        ("gender", "HER book is hers, and I saw her.", "HIS book is his, and I saw him."),
+        ("gender", "The book is his.", "The book is hers."),
+        ("gender", "Mary saw herself; Mr. X's wife is a waiter.", "John saw himself; Ms. X's husband is a waitress."),
+        ("gender", "The Father Brown stories are old.", "The Father Brown stories are old."),
+        ("ethnicity", "A black man drove a black car.", "A white man drove a black car."),
+        ("ethnicity", "An Italian lawyer met a Nigerian.", "An Ethiopian lawyer met a British."),
+        ("ethnicity", "An American met an African-American.", "A Mexican met an Asian-American."),
+        ("ethnicity", "They learn French.", "They learn French."),
+        ("religion", "The Muslims left the mosque.", "The Christians left the church."),
+        ("age", "A 44-year-old man, aged 44, has 44 cars.", "A 79-year-old man, aged 79, has 44 cars."),
+        ("age", "Young people buy old houses.", "Old people buy old houses."),
+        ("name", "The bill was paid in Lake Mary.", "The bill was paid in Lake Mary."),
+    ],
+)  # fmt: skip
+def test_a_twin_changes_one_thing(axis, sentence, twin):
+    assert perturb((sentence,), axis) == (twin,)
+
+
+def test_names_are_changed_alike_in_both_sentences_and_stay_apart():
+    first, second = twins(["John and Peter met Mary.", "Peter met John."])["name"]
+    john, _, peter, _, mary = first.rstrip(".").split()
+    assert second == f"{peter} met {john}."
+    assert len({john, peter, mary, "John", "Peter", "Mary"}) == 6
+
+
+def test_a_row_without_words_of_an_axis_has_no_twin_on_it():
+    assert twins(["The weather is fine.", "It rains."]) == {}
+    assert list(twins(["She is a Muslim."])) == ["gender", "religion"]
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_what_is_no_word_of_an_axis_stays(axis):
+    odd = "  Ünïcode — 3.5 % of  it's\t“fine”\n"
+    assert perturb((odd,), axis) == (odd,)
+
+
+@pytest.fixture
+def data_home(tmp_path):
+    """Made sentences in the form of RTE, CoLA and CrowS-Pairs."""
+    (tmp_path / "glue").mkdir()
+    rng = np.random.default_rng(0)
+    people, things = ["Mary", "John", "he", "she", "the man", "a boy"], ["a dog", "the sun", "a car", "rain"]
+
+    def write(name: str, n: int, columns: list[str]) -> None:
+        label = rng.integers(2, size=n)
+        made = {
+            column: [
+                f"{rng.choice(people)} {'likes' if one else 'lost'} {rng.choice(things)} {k}"
+                for k, one in enumerate(label)
+            ]
+            for column in columns
+        }
+        pd.DataFrame(made).assign(label=label).to_csv(tmp_path / "glue" / f"{name}.csv.gz", index=False)
+
+    for part, n in (("train", 80), ("dev", 48)):
+        write(f"rte_{part}", n, ["sentence1", "sentence2"])
+        write(f"cola_{part}", n, ["sentence"])
+    pairs = pd.DataFrame({"sent_more": [f"women like {k}" for k in range(12)], "sent_less": ["men do"] * 12})
+    pairs.to_csv(tmp_path / "glue" / "crows_pairs.csv.gz", index=False)
+    return tmp_path
+
+
+def test_development_rows_are_cut_in_halves_with_their_twins(data_home):
+    task = _text_data.load_task("rte", data_home)
+    val, test = task.halves(0)
+    assert sorted([*val, *test]) == list(range(48))
+    assert not np.array_equal(val, task.halves(1)[0])
+    of_val, of_test = (_text_data.of_rows(task.twins, rows) for rows in (val, test))
+    assert len(of_val) + len(of_test) == len(task.twins)
+    assert {task.twins[i].row for i in of_val} <= set(val)
+    assert task.shares()["any"] == len({twin.row for twin in task.twins}) / 48
+
+
+def test_a_quick_run_needs_no_pretrained_model_and_says_so(data_home, tmp_path):
+    pytest.importorskip("skorch")
+    pytest.importorskip("matplotlib")
+    result = _runner.run("text", quick=True, data_home=str(data_home))
+    assert "tiny encoder with random weights" in result["about"]
+    assert "no pretrained model" in result["about"]
+    rows = {(row["task"], row["method"], row["objective"]): row for row in result["rows"]}
+    kept = rows["rte", text.heads.NONE, ""]
+    assert kept["removed"]["mean"] == 0
+    for objective in (text.heads.UTILITY, text.heads.FAIRNESS, text.heads.JOINT):
+        assert rows["rte", "ip", objective]["removed"]["mean"] == pytest.approx(0.05)
+        assert 0 <= rows["rte", "ip", objective]["fair"]["mean"] <= 1
+    assert rows["cola", "ip", text.heads.JOINT_CROWS]["fair_crows"] is not None
+    assert kept["fair_crows"] is None
+    assert [row["engine"] for row in result["times"]] == ["forward_math", "forward"] * 2
+    assert {row["rows"] for row in result["whole_agreement"]} == {40, 60}
+    assert result["whole_retrained"][0]["curator"] == text.heads.NONE
+
+    _, made = _runner.save(result, tmp_path)
+    assert "text (quick)" in made.read_text(encoding="utf-8")
+    assert (tmp_path / "text.png").stat().st_size > 10_000
+
+
+def test_a_run_that_was_cut_off_goes_on(tmp_path):
+    from benchmarks.experiments._text_parts import Parts
+
+    made = []
+
+    def make() -> dict[str, np.ndarray]:
+        made.append(1)
+        return {"X": np.arange(3.0)}
+
+    for _ in range(2):
+        parts = Parts(tmp_path)
+        np.testing.assert_array_equal(parts.arrays("x", make)["X"], [0, 1, 2])
+        assert parts.rows("y", lambda: [{"a": 1}]) == [{"a": 1}]
+        assert set(parts.seconds) == {"x", "y"}
+    assert len(made) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.npz", "y.json"]
+    Parts(None).arrays("x", make)
+    assert len(made) == 2
