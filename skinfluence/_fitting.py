@@ -105,6 +105,12 @@ def find_estimator(estimator: Any, following: Any) -> Any:
 
 def check_scorable(estimator: Any) -> None:
     """Raise, before anything is fitted, if influence cannot be taken through the estimator."""
+    final = _last_step(estimator)[1]
+    if isinstance(final.net if isinstance(final, DifferentiableNet) else final, tuple):
+        raise TypeError(
+            "A curator fits its estimator, and a bare (module, loss) cannot be fitted. Wrap the module in a skorch "
+            "net, or train it and ask influence_scores."
+        )
     if not can_model(estimator):
         kind = type(
             estimator.steps[-1][1] if isinstance(estimator, Pipeline) and estimator.steps else estimator

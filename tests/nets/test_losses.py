@@ -381,6 +381,24 @@ def test_an_l2_term_in_get_loss_is_found_and_is_no_part_of_a_row():
     assert np.abs(without / exact - 1).max() > 0.01
 
 
+class Holding(nn.Module):
+    """A criterion that holds the net it is for, and adds a penalty in its parameters."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, out, y):
+        return nnf.cross_entropy(out, y) + 0.05 * sum((p**2).sum() for p in self.net.parameters())
+
+
+def test_an_l2_term_in_a_criterion_that_holds_the_net():
+    module, X, y, _, _ = drawn(BARE[0])
+    found = influence_scores((module, Holding(module)), X, y, X, y, method="exact")
+    asked = DifferentiableNet((module, nn.CrossEntropyLoss()), weight_decay=0.1)
+    np.testing.assert_allclose(found, influence_scores(asked, X, y, X, y, method="exact"), rtol=1e-6)
+
+
 def test_a_term_that_is_no_l2_penalty_is_left_out_and_says_so():
     net, X, y = fitted(WithL1)
     with pytest.warns(UserWarning, match=r"adds a term in 'head\.weight' that is no L2 penalty"):

@@ -16,10 +16,10 @@ from ... import curves
 from ...losses import DevianceLoss, Link, Loss, MarginLoss, ResidualLoss, SoftmaxLoss
 from .._fitted import ClassWeight, FittedModel, Penalty, Task
 from ._engines import ENGINES
-from ._intake import MLPIntake, NetIntake, Penalised
+from ._intake import MLPIntake, NetIntake, Penalised, in_its_own
 from ._losses import NetLoss, RowLoss
 from ._model import NetModel
-from ._net import Net
+from ._net import Net, uncompiled
 from ._probe import State
 
 # Losses of torch as functions, and the modules that they are: of these it is known what their outputs predict.
@@ -190,11 +190,11 @@ def from_module(pair: tuple[nn.Module, Any], options: NetOptions) -> FittedModel
 
     task, labels, meaning = _read_criterion(criterion)
     net = Net(module, options.parameters, call=call, to_raw=meaning.to_raw, dtype=options.torch_dtype, cast_inputs=True)
-    own = dict(module.named_parameters())
+    own = dict(uncompiled(module).named_parameters())
     parameters = {name: own[name.removeprefix("inner.")] for name in net.theta}
     rowwise = RowLoss(criterion, ask)
     return _build(
-        module, net, rowwise, options, np.zeros(net.n_params), Penalised(net, criterion, parameters, 1.0),
+        module, net, rowwise, options, np.zeros(net.n_params), Penalised(net, in_its_own(criterion), parameters, 1.0),
         meaning=meaning, task=task, labels=labels,
     )  # fmt: skip
 
@@ -280,7 +280,7 @@ def _optimizer_decay(estimator: Any, net: Net) -> np.ndarray:
     optimizer = getattr(estimator, "optimizer_", None)
     groups = [] if optimizer is None else optimizer.param_groups
     by_id = {id(p): float(group.get("weight_decay", 0.0)) for group in groups for p in group["params"]}
-    own = dict(estimator.module_.named_parameters())
+    own = dict(uncompiled(estimator.module_).named_parameters())
     return _flat_decay(net, {name: by_id.get(id(own[name.removeprefix("inner.")]), 0.0) for name in net.theta})
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -171,6 +171,21 @@ def check_lengths(rows: NetRows, targets: np.ndarray) -> None:
         raise ValueError(f"Found input variables with inconsistent numbers of samples: {[len(rows), len(targets)]}")
 
 
+def in_its_own(criterion: Any) -> Callable[[Any, torch.Tensor], torch.Tensor]:
+    """The user's own criterion, not a copy, given outputs and targets in the precision of its tensors."""
+    tensors = [*criterion.parameters(), *criterion.buffers()] if isinstance(criterion, nn.Module) else []
+    like = next((tensor for tensor in tensors if tensor.is_floating_point()), None)
+
+    def cast(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: cast(part) for name, part in value.items()}
+        if isinstance(value, (tuple, list)):
+            return tuple(cast(part) for part in value)
+        return value.to(like) if value.is_floating_point() else value
+
+    return criterion if like is None else lambda out, y: criterion(cast(out), cast(y))
+
+
 class Penalised:
     """What a training loss adds in the parameters themselves, found by asking it of fixed outputs.
 
@@ -190,9 +205,9 @@ class Penalised:
 
     def __call__(self, out: Any, y: torch.Tensor) -> np.ndarray:
         """The L2 penalty of each parameter, ``(p,)``; a term of another form warns."""
-        flags = {name: tensor.requires_grad for name, tensor in self.parameters.items()}
+        still = [tensor for tensor in self.parameters.values() if not tensor.requires_grad]
         try:
-            for tensor in self.parameters.values():
+            for tensor in still:
                 tensor.requires_grad_(True)
             with torch.enable_grad():
                 loss = self.ask(out, y).mean()
@@ -200,8 +215,8 @@ class Penalised:
                     return np.zeros(self.net.n_params)
                 found = torch.autograd.grad(loss, list(self.parameters.values()), allow_unused=True)
         finally:
-            for name, tensor in self.parameters.items():
-                tensor.requires_grad_(flags[name])
+            for tensor in still:
+                tensor.requires_grad_(False)
         l2: dict[str, torch.Tensor] = {}
         for (name, tensor), g in zip(self.parameters.items(), found, strict=True):
             if g is None or not bool(g.any()):

@@ -33,9 +33,11 @@ class RowLoss:
 
     def __init__(self, criterion: Any, ask: Ask) -> None:
         self.ask = ask
-        self.criterion = copy.deepcopy(criterion) if isinstance(criterion, nn.Module) else criterion
         self.reduction = getattr(criterion, "reduction", None)
-        self.plain = copy.deepcopy(criterion) if isinstance(criterion, nn.Module) else criterion
+        self.criterion = self.plain = criterion
+        if isinstance(criterion, nn.Module):
+            with torch.inference_mode(False):
+                self.criterion, self.plain = copy.deepcopy(criterion), copy.deepcopy(criterion)
         if self.reduction in ("mean", "sum", "batchmean"):
             self.plain.reduction = "none"
         self.by_mean = False
@@ -171,13 +173,13 @@ class NetLoss:
             return self._numpy(self.rowwise.values(*self.asked(self.tensor(F), y)), F)
 
     def gradient(self, F: np.ndarray, y: np.ndarray) -> np.ndarray:
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
             f = self.tensor(F).requires_grad_()
             (g,) = torch.autograd.grad(self.rowwise.total(*self.asked(f, y)), f)
         return self._numpy(g, F)
 
     def hessian_product(self, F: np.ndarray, y: np.ndarray, V: np.ndarray) -> np.ndarray:
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
             f = self.tensor(F).requires_grad_()
             (g,) = torch.autograd.grad(self.rowwise.total(*self.asked(f, y)), f, create_graph=True)
             if not g.requires_grad:
@@ -187,6 +189,10 @@ class NetLoss:
 
     def targets(self, y: np.ndarray) -> torch.Tensor:
         """Encoded targets as the criterion takes them."""
+        with torch.inference_mode(False):
+            return self._targets(y)
+
+    def _targets(self, y: np.ndarray) -> torch.Tensor:
         values = y if self.labels is None or y.dtype.kind == "f" else self.labels[y]
         if values.dtype.kind in "iub":
             values = values.astype(np.int64)
@@ -206,7 +212,8 @@ class NetLoss:
 
     def tensor(self, F: np.ndarray) -> torch.Tensor:
         """Raw outputs as a tensor, copied."""
-        return torch.from_numpy(np.array(F, order="C")).to(self.model.net.device)
+        with torch.inference_mode(False):
+            return torch.from_numpy(np.array(F, order="C")).to(self.model.net.device)
 
     @staticmethod
     def _numpy(tensor: torch.Tensor, like: np.ndarray) -> np.ndarray:

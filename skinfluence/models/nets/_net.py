@@ -52,19 +52,14 @@ class Net:
         dtype: torch.dtype | None = None,
         cast_inputs: bool = False,
     ) -> None:
-        module = getattr(module, "_orig_mod", module)  # of torch.compile
+        module = uncompiled(module)
         names = choose(module, parameters)
-        try:
-            module = copy.deepcopy(module, _detached_leftovers(module))
-        except Exception as error:  # deepcopy raises what the parts of a user's module raise
-            raise TypeError(
-                f"{type(module).__name__} cannot be copied ({error}), and influence is taken on a copy so that the "
-                "net stays as it is. Keep no tensors with a gradient history in its attributes."
-            ) from error
-        if dtype is not None:
-            module = module.to(dtype)
-        module.eval().requires_grad_(False)
-        self.module = Asked(module, call, to_raw)
+        with torch.inference_mode(False):  # what is made within inference mode has no gradients for ever
+            module = _copied(module)
+            if dtype is not None:
+                module = module.to(dtype)
+            module.eval().requires_grad_(False)
+            self.module = Asked(module, call, to_raw)
         owned = dict(module.named_parameters())
         self.theta: Tensors = {f"inner.{name}": owned[name].detach() for name in names}
         first = next(iter(self.theta.values()))
@@ -100,12 +95,13 @@ class Net:
     def still(self) -> Iterator[None]:
         """The lock held, and the random numbers of torch and NumPy, which a module may draw, put back afterwards.
 
-        On CUDA the fused recurrence is off: it has no backward pass in evaluation mode.
+        Inference mode is off, in which torch takes no derivatives; and on CUDA the fused recurrence, which has no
+        backward pass in evaluation mode.
         """
         devices = [self.device] if self.device.type == "cuda" else []
         plain = self.recurrent and self.device.type == "cuda"
         kernels = torch.backends.cudnn.flags(enabled=False) if plain else nullcontext()
-        with _LOCK, torch.random.fork_rng(devices=devices), kernels:
+        with _LOCK, torch.inference_mode(False), torch.random.fork_rng(devices=devices), kernels:
             drawn = np.random.get_state()  # noqa: NPY002 - it is the global state that a module may draw from
             try:
                 yield
@@ -148,15 +144,17 @@ class Net:
 
     def tensor(self, values: np.ndarray) -> torch.Tensor:
         """An array in the net's dtype and on its device, copied."""
-        return torch.tensor(values, dtype=self.dtype).to(self.device)
+        with torch.inference_mode(False):
+            return torch.tensor(values, dtype=self.dtype).to(self.device)
 
     def unflat(self, vector: np.ndarray) -> Tensors:
         """The parts of a flat vector, by name, in the net's dtype and on its device."""
         whole = self.tensor(np.asarray(vector, dtype=np.float64))
         parts: Tensors = {}
-        for name, like in self.theta.items():
-            start = self.offsets[name]
-            parts[name] = whole[start : start + like.numel()].reshape(like.shape)
+        with torch.inference_mode(False):
+            for name, like in self.theta.items():
+                start = self.offsets[name]
+                parts[name] = whole[start : start + like.numel()].reshape(like.shape)
         return parts
 
     def padding(self) -> np.ndarray:
@@ -174,6 +172,27 @@ class Net:
                 marks[name] = torch.zeros_like(self.theta[name])
                 marks[name][index] = 1
         return self.flat(marks).astype(bool)
+
+
+def uncompiled(module: nn.Module) -> nn.Module:
+    """The module that `torch.compile` was given, whose parameters have the names that the user knows."""
+    original: nn.Module = getattr(module, "_orig_mod", module)
+    return original
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
+        raise TypeError(
+            f"{type(module).__name__} was made by torch.jit, and has no Python code to take derivatives of. Give the "
+            "module that it was made of."
+        )
+    try:
+        return copy.deepcopy(module, _detached_leftovers(module))
+    except Exception as error:  # deepcopy raises what the parts of a user's module raise
+        raise TypeError(
+            f"{type(module).__name__} cannot be copied ({error}), and influence is taken on a copy so that the net "
+            "stays as it is. Keep no tensors with a gradient history in its attributes."
+        ) from error
 
 
 def _detached_leftovers(module: nn.Module) -> dict[int, Any]:
@@ -209,6 +228,8 @@ class Structure:
     @classmethod
     def of(cls, out: Any) -> Structure:
         if isinstance(out, torch.Tensor):
+            if out.dim() == 0:
+                raise TypeError("A net must return one output a row, got a single number for all rows.")
             return cls(None, [0], [out.shape[1:]])
         items = (
             dict(out) if isinstance(out, Mapping) else dict(enumerate(out)) if isinstance(out, (tuple, list)) else {}

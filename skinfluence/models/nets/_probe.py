@@ -109,7 +109,13 @@ def _first_outputs(net: Net, theta: Tensors, batch: Any, few: NetRows) -> torch.
             f"{net.name} fails on these rows: {first}. Its parameters are {str(net.dtype).removeprefix('torch.')}, and "
             f"X is {few.described()}: give it rows as it was trained on."
         ) from error
-    return net.flattened(out)
+    F = net.flattened(out)
+    if not F.is_floating_point():
+        raise TypeError(
+            f"{net.name} puts out numbers of {str(F.dtype).removeprefix('torch.')}, which have no gradients. Give the "
+            "net that puts out what its loss takes, before labels are made of it."
+        )
+    return F
 
 
 def spread(rows: NetRows) -> NetRows:
@@ -133,6 +139,11 @@ def find_engine(net: Net, theta: Tensors, state: State) -> None:
             F = net.raw(theta, batch)
         if not bool(torch.isfinite(F).all()):
             return  # what is wrong with the rows, or the parameters, is said where their outputs are used
+        if not _depends(net, theta, batch):
+            raise TypeError(
+                f"As far as torch tells the outputs of {net.name} depend on none of the parameters that influence is "
+                "taken in: they are not used, or their gradient is cut on the way (detach, no_grad, a NumPy array)."
+            )
         D, v = _directions(net, F)
         wanted, sizes = [], []
         for i, (row, alone) in enumerate(_alone(net, theta, batch, D)):
@@ -161,6 +172,13 @@ def find_engine(net: Net, theta: Tensors, state: State) -> None:
         + "). "
         + ("Leave compile=True out." if state.engine == "compiled" else "Leave engine at 'auto'.")
     )
+
+
+def _depends(net: Net, theta: Tensors, batch: Any) -> bool:
+    with torch.enable_grad():
+        return bool(
+            net.raw({name: tensor.detach().requires_grad_() for name, tensor in theta.items()}, batch).requires_grad
+        )
 
 
 def _directions(net: Net, F: torch.Tensor) -> tuple[torch.Tensor, Tensors]:

@@ -76,6 +76,7 @@ class NetRows:
                 # torch takes neither other bytes than the machine's, nor negative strides nor, without a warning,
                 # memory that cannot be written.
                 part = torch.from_numpy(np.require(part, part.dtype.newbyteorder("="), requirements=["C", "W"]))
+            part = part.clone() if part.is_inference() else part  # of which torch takes no gradients
             part = part.to(cast) if cast is not None and part.is_floating_point() else part
             return part.to(device)
 
