@@ -72,7 +72,10 @@ class MarginLoss:
 
     def _signs(self, F: np.ndarray, y: np.ndarray) -> np.ndarray:
         if F.shape[1] == 1:
-            return np.array([-1, 1], dtype=F.dtype).take(y)[:, None]
+            signs = y.astype(F.dtype)[:, None]
+            signs *= 2
+            signs -= 1
+            return signs
         signs = np.full_like(F, -1)
         signs[np.arange(len(y)), y] = 1
         return signs

@@ -13,7 +13,11 @@ from ._layers import Layer, LayerRows
 from ._linear_rows import LinearRows
 from ._protocol import Cotangents
 
-_WIDE = 128
+# Measured with OpenBLAS, in float64: up to so many outputs are had fastest one by one.
+_FEW_OUTPUTS = 7
+
+# What is read twice is read in parts that a core's own cache holds.
+_CORE_CACHE_BYTES = 1 << 20
 
 
 class LinearModel:
@@ -106,12 +110,13 @@ class LinearModel:
         return list(stacked.reshape(len(Ds), -1))
 
     def squared_row_norms(self, X: Any, cotangents: Cotangents, free: np.ndarray) -> np.ndarray:
-        D = cotangents(self.outputs(X), slice(0, X.shape[0]), 0)
         mask = self.table(free)
         if mask.all():
-            per_row = _squared_rows(X)
+            F, per_row = self._outputs_and_squares(X)
             per_row += self.fit_intercept
-            return np.multiply(per_row, _squared_rows(D), out=per_row)
+            per_row *= _squared_rows(cotangents(F, slice(0, X.shape[0]), 0))
+            return per_row
+        D = cotangents(self.outputs(X), slice(0, X.shape[0]), 0)
         squares = X.multiply(X).tocsr() if sp.issparse(X) else X * X
         norms = self._outputs_at(squares, mask.astype(X.dtype))
         return np.einsum("ik,ik,ik->i", norms, D, D)
@@ -155,19 +160,44 @@ class LinearModel:
         return G
 
     def _outputs_at(self, X: Any, table: np.ndarray) -> np.ndarray:
-        coef = np.ascontiguousarray(table[:, : self.n_features], dtype=X.dtype)
-        if not sp.issparse(X):
-            # Measured with OpenBLAS: on wide float64 tables the class-major product is the faster one; on narrow ones,
-            # and in float32, the row-major product is, its transposing copy included.
-            class_major = X.dtype == np.float64 and self.n_features >= _WIDE
-            F = coef @ X.T if class_major else np.ascontiguousarray((X @ coef.T).T)
-        else:
-            F = np.empty((coef.shape[0], X.shape[0]), dtype=X.dtype)
-            for k, row in enumerate(coef):
-                F[k] = X @ row
+        F = np.empty((len(table), X.shape[0]), dtype=X.dtype)
+        _multiply(self._coef(table, X), X, F)
         if self.fit_intercept:
             F += table[:, -1:].astype(X.dtype)
         return F.T
+
+    def _outputs_and_squares(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Raw outputs, and the squared norm of each row of X."""
+        if sp.issparse(X):
+            return self.outputs(X), _squared_rows(X)
+        table = self.table(self._params)
+        coef = self._coef(table, X)
+        F, squares = np.empty((len(table), X.shape[0]), dtype=X.dtype), np.empty(X.shape[0], dtype=X.dtype)
+        step = max(_CORE_CACHE_BYTES // (X.shape[1] * X.itemsize), 1)
+        for start in range(0, X.shape[0], step):
+            part = X[start : start + step]
+            _multiply(coef, part, F[:, start : start + step])
+            squares[start : start + step] = _squared_rows(part)
+        if self.fit_intercept:
+            F += table[:, -1:].astype(X.dtype)
+        return F.T, squares
+
+    def _coef(self, table: np.ndarray, X: Any) -> np.ndarray:
+        return np.ascontiguousarray(table[:, : self.n_features], dtype=X.dtype)
+
+
+def _multiply(coef: np.ndarray, X: Any, out: np.ndarray) -> None:
+    """Write ``coef @ X.T`` into ``out (K, n)``."""
+    if sp.issparse(X):
+        for k, row in enumerate(coef):
+            out[k] = X @ row
+    elif X.dtype == np.float64 and len(coef) <= _FEW_OUTPUTS:
+        for k, row in enumerate(coef):
+            np.matmul(X, row, out=out[k])
+    elif X.dtype == np.float64:
+        np.matmul(coef, X.T, out=out)
+    else:  # measured in float32: faster than that, the copy included
+        out[:] = (X @ coef.T).T
 
 
 def _squared_rows(X: Any) -> np.ndarray:
