@@ -9,10 +9,11 @@ the wrong one behind. OpenBLAS has one pool of threads, which callers share; wit
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from sklearn.utils.parallel import Parallel
+from joblib import effective_n_jobs
+from sklearn.utils.parallel import Parallel, delayed
 
 from ._progress import Step
 
@@ -40,3 +41,13 @@ def run_all(jobs: Iterable[Any], n_jobs: int | None, step: Step | None = None) -
         results.append(result)
         step()
     return results
+
+
+def in_threads(function: Callable[..., Any], tasks: Sequence[tuple], n_jobs: int | None) -> list[Any]:
+    """``function(*task)`` for each task, in order: for work in BLAS, to which nothing needs to be copied.
+
+    A plain loop where nothing would run beside it: calling joblib costs as much as scoring some thousands of rows.
+    """
+    if len(tasks) == 1 or effective_n_jobs(n_jobs) == 1:
+        return [function(*task) for task in tasks]
+    return list(Parallel(n_jobs=n_jobs, prefer="threads")(delayed(function)(*task) for task in tasks))

@@ -6,9 +6,9 @@ from typing import Any, Protocol
 
 import numpy as np
 from sklearn.base import BaseEstimator, clone
-from sklearn.utils.parallel import Parallel, delayed
 
-from .._seeds import seeded
+from .._parallel import in_threads
+from .._seeds import seeded, unseeded
 from ..objectives import BoundObjective
 from ..operators import Rows, TrainingProblem
 from ..preconditioners import Identity, Preconditioner, Solve
@@ -70,11 +70,11 @@ class GradientMethod(BaseEstimator):
         snapshots, preconditioner = self.parts()
         drawn = snapshots.draw(problem, random_state)
         seeds = random_state.randint(np.iinfo(np.int32).max, size=len(drawn))
-        # Threads: the work is in BLAS, and nothing needs to be copied to it.
-        made = Parallel(n_jobs=n_jobs, prefer="threads")(
-            delayed(_seeded(preconditioner, int(seed)).at)(problem, params)
+        places = [
+            (_seeded(preconditioner, int(seed)), problem, params)
             for (_, params), seed in zip(drawn, seeds, strict=True)
-        )
+        ]
+        made = in_threads(_made_at, places, n_jobs)
         reports = [report for _, report in made]
         report = reports[0] if len(reports) == 1 else {"members": reports}
         return [(weight, params, solve) for (weight, params), (solve, _) in zip(drawn, made, strict=True)], report
@@ -112,15 +112,21 @@ class GradientMethod(BaseEstimator):
         """(weight, parameters, P g) of each snapshot."""
         snapshots, report = self.solves(problem, random_state, n_jobs)
         gradients = objective.gradients([params for _, params, _ in snapshots])
-        us = Parallel(n_jobs=n_jobs, prefer="threads")(
-            delayed(solve)(g) for (_, _, solve), g in zip(snapshots, gradients, strict=True)
-        )
+        solves = [(solve, g) for (_, _, solve), g in zip(snapshots, gradients, strict=True)]
+        us = in_threads(_solved, solves, n_jobs)
         return [(weight, params, u) for (weight, params, _), u in zip(snapshots, us, strict=True)], report
 
 
-def _seeded(preconditioner: Any, seed: int) -> Preconditioner:
+def _made_at(preconditioner: Preconditioner, problem: TrainingProblem, params: np.ndarray) -> tuple[Solve, Any]:
+    return preconditioner.at(problem, params)
+
+
+def _solved(solve: Solve, g: np.ndarray) -> np.ndarray:
+    return solve(g)
+
+
+def _seeded(preconditioner: Any, seed: int) -> Any:
     """A preconditioner that draws at random, seeded from the scoring's ``random_state`` unless it has a seed."""
-    found: Preconditioner = (
-        seeded(clone(preconditioner), seed) if hasattr(preconditioner, "get_params") else preconditioner
-    )
-    return found
+    if not hasattr(preconditioner, "get_params") or not unseeded(preconditioner):
+        return preconditioner
+    return seeded(clone(preconditioner), seed)

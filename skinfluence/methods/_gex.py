@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from sklearn.utils.parallel import Parallel, delayed
 
+from .._parallel import in_threads
 from ..objectives import BoundObjective
 from ..operators import Rows, TrainingProblem
 from ..preconditioners import Identity, Preconditioner, Solve
@@ -135,7 +135,5 @@ def _training_losses(problem: TrainingProblem, members: list[np.ndarray], n_jobs
     def mean(params: np.ndarray) -> float:
         return float(np.average(problem.row_values(params), weights=problem.rows.weight))
 
-    fitted, *others = Parallel(n_jobs=n_jobs, prefer="threads")(
-        delayed(mean)(params) for params in [problem.params, *members]
-    )
+    fitted, *others = in_threads(mean, [(params,) for params in [problem.params, *members]], n_jobs)
     return {"fitted": fitted, "members": others}
