@@ -247,8 +247,7 @@ def _block(
             _add_kernel_block(block, problem, params, X, D, snapshot_weight)
         else:
             G = np.stack([problem.fitted.model.at(params).vjp(X[[i]], D[[i]]) for i in range(D.shape[0])], axis=1)
-            for row, u in zip(block, solve(G).T, strict=True):
-                row += problem.scores([(snapshot_weight, params, u)])
+            block += snapshot_weight * problem.score_matrix(params, solve(G).T)
     return require_finite_scores(block)
 
 

@@ -46,6 +46,9 @@ class DifferentiableModel(Protocol):
     def jvp(self, X: Any, v: np.ndarray) -> np.ndarray:
         """Derivative of the outputs along ``v``, ``(n, K)``."""
 
+    def jvps(self, X: Any, directions: np.ndarray) -> list[np.ndarray]:
+        """`jvp` along each of ``directions (m, p)``."""
+
     def vjp(self, X: Any, cotangents: np.ndarray) -> np.ndarray:
         """``sum_i sum_k cotangents[i, k] dF_ik / dparams``, ``(p,)`` in float64."""
 

@@ -82,6 +82,9 @@ class LinearModel:
         # The outputs are linear in the parameters: the derivative along v is the model at v.
         return self._outputs_at(X, self.table(v))
 
+    def jvps(self, X: Any, directions: np.ndarray) -> list[np.ndarray]:
+        return self.outputs_and_jvps(X, [], directions)[1]
+
     def vjp(self, X: Any, cotangents: np.ndarray) -> np.ndarray:
         cotangents = np.asarray(cotangents, dtype=X.dtype)
         table = np.empty((cotangents.shape[1], self.width))
@@ -94,7 +97,7 @@ class LinearModel:
         return table.ravel()
 
     def outputs_and_jvps(
-        self, X: Any, params: Sequence[np.ndarray], directions: Sequence[np.ndarray]
+        self, X: Any, params: Sequence[np.ndarray], directions: Sequence[np.ndarray] | np.ndarray
     ) -> tuple[list[np.ndarray], list[np.ndarray]]:
         # All parameter vectors and all directions are stacked into one product, so that X is read once.
         stacked = self._outputs_at(X, np.concatenate([self.table(v) for v in (*params, *directions)]))

@@ -216,6 +216,19 @@ class TrainingProblem:
         products = _RowProducts(self.fitted.model, self.loss, directions, self.total_weight, rows.name)
         return rows.each(products, len(directions) * 4 * self.fitted.model.n_outputs)
 
+    def score_matrix(self, params: np.ndarray, vs: np.ndarray) -> np.ndarray:
+        """`row_products` of the training rows with each of ``vs (m, p)``, ``(m, n)``, in one pass over the rows."""
+        model = self.fitted.model.at(params)
+        out = np.empty((len(vs), len(self.rows)))
+        for at, X, y, _ in self.rows.blocks((len(vs) + 4) * model.n_outputs):
+            F = model.outputs(X)
+            require_finite(F, self.rows.X, self.rows.name)
+            D = self.weighted(self.loss.gradient(F, y), at)
+            for row, T in zip(out, model.jvps(X, vs), strict=True):
+                row[at] = _row_dot(D, T)
+        out /= self.total_weight
+        return out
+
     def label_scores(self, directions: Directions, rows: Rows | None = None) -> np.ndarray:
         """What `scores` would be if the row had each label in turn, ``(n, n_classes)``: one derivative serves them all.
 

@@ -78,6 +78,9 @@ class NetModel:
     def jvp(self, X: Any, v: np.ndarray) -> np.ndarray:
         return self.outputs_and_jvps(X, [self._params], [v])[1][0]
 
+    def jvps(self, X: Any, directions: np.ndarray) -> list[np.ndarray]:
+        return [self.jvp(X, v) for v in directions]
+
     def vjp(self, X: Any, cotangents: np.ndarray) -> np.ndarray:
         return self.pull_back(X, [self._params], lambda F, at, member: cotangents[at])[0]
 
