@@ -50,15 +50,22 @@ def random_removal(X, y, model, seed) -> Curation:
 
 def row_loss(X, y, model, seed) -> Curation:
     """The rows with the highest log-loss under a model that never saw them."""
-    return remove_most_suspect(-np.log(_out_of_fold(X, y, model, seed)[np.arange(len(y)), y] + 1e-300), y)
+    return remove_most_suspect(log_loss_of_rows(y, out_of_fold(X, y, model, seed)), y)
+
+
+def log_loss_of_rows(y, probabilities) -> np.ndarray:
+    return -np.log(probabilities[np.arange(len(y)), y] + 1e-300)
 
 
 def cleanlab(X, y, model, seed) -> Curation:
     """cleanlab's `find_label_issues` on out-of-fold probabilities; ranked by its label quality score."""
+    return cleanlab_issues(y, out_of_fold(X, y, model, seed))
+
+
+def cleanlab_issues(y, probabilities) -> Curation:
     from cleanlab.filter import find_label_issues
     from cleanlab.rank import get_label_quality_scores
 
-    probabilities = _out_of_fold(X, y, model, seed)
     issues = find_label_issues(y, probabilities, n_jobs=1)
     return Curation(~issues, -get_label_quality_scores(y, probabilities))
 
@@ -104,7 +111,7 @@ def _folds(seed):
     return StratifiedKFold(5, shuffle=True, random_state=seed)
 
 
-def _out_of_fold(X, y, model, seed):
+def out_of_fold(X, y, model, seed):
     return cross_val_predict(clone(model), X, y, cv=_folds(seed), method="predict_proba")
 
 

@@ -36,20 +36,18 @@ class Outcome:
 
 def baselines(X: Any, y: np.ndarray, model: Any, seed: int, rate: float) -> dict[str, Outcome]:
     """No curation, random removal, the out-of-fold loss and cleanlab, where it is installed, of this model."""
-    loss = Outcome(*_as_pair(_peers.row_loss(X, y, model, seed)))
+    probabilities = _peers.out_of_fold(X, y, model, seed)
+    loss = _peers.remove_most_suspect(_peers.log_loss_of_rows(y, probabilities), y, rate)
     draw = np.random.default_rng(seed).random(len(y))
     found = {
         NONE: Outcome(np.ones(len(y), dtype=bool)),
         RANDOM: Outcome(_peers.remove_most_suspect(draw, y, rate).keep),
-        LOSS: loss.at_rate(rate),
+        LOSS: Outcome(loss.keep, loss.suspicion),
     }
     with suppress(ModuleNotFoundError):  # a peer that is not installed has no line, as in the other benchmarks
-        found[CLEANLAB] = Outcome(*_as_pair(_peers.cleanlab(X, y, model, seed)))
+        issues = _peers.cleanlab_issues(y, probabilities)
+        found[CLEANLAB] = Outcome(issues.keep, issues.suspicion)
     return found
-
-
-def _as_pair(curation: _peers.Curation) -> tuple[np.ndarray, np.ndarray | None]:
-    return curation.keep, curation.suspicion
 
 
 def removed(

@@ -117,6 +117,6 @@ def with_trusted(rows: Poisoned, model: Any, rate: float, seed: int) -> dict[str
     p = curators.retrained(
         model, rows.X_trusted, rows.y_trusted, curators.Outcome(np.ones(len(rows.y_trusted), dtype=bool))
     ).predict_proba(rows.X)
-    loss = -np.log(p[np.arange(len(rows.y)), rows.y] + 1e-300)
+    loss = _peers.log_loss_of_rows(rows.y, p)
     found[TRUSTED_LOSS] = curators.Outcome(_peers.remove_most_suspect(loss, rows.y, rate).keep, loss)
     return found

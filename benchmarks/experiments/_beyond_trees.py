@@ -27,7 +27,6 @@ SURROGATES: dict[str, tuple[str, dict[str, Any]]] = {
     "linear, ip_ensemble": ("linear", {"removal_rate": RATE}),
     "linear, exact": ("linear", {"method": "exact", "removal_rate": RATE}),
     "linear, exact, auto": ("linear", {"method": "exact", "removal_rate": "auto"}),
-    "MLP, ip": ("mlp", {"method": "ip", "removal_rate": RATE}),
     "MLP, ip_ensemble": ("mlp", {"removal_rate": RATE}),
 }
 

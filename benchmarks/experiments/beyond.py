@@ -51,7 +51,7 @@ def run(*, quick: bool = False, data_home: str | None = None) -> dict[str, Any]:
     parts = Parts.of_environment()
     seeds = range(1 if quick else 5)
     some = slice(1 if quick else None)
-    cap = 300 if quick else 4000
+    cap, tree_cap = (300, 150) if quick else (4000, 1500)
     for file in _files(quick):  # fail before any work when a table is missing
         _data.data_file(file, data_home)
     found: dict[str, list[dict[str, Any]]] = {"crowd": [], "poison": [], "regression": [], "trees": []}
@@ -70,12 +70,12 @@ def run(*, quick: bool = False, data_home: str | None = None) -> dict[str, Any]:
                 found["regression"] += _made(parts, f"regression_{data}_{kind.split()[0]}_{share}_{seed}", *task)
         for data in trees.DATA[some]:
             for flips in trees.FLIPS[1:2] if quick else trees.FLIPS:
-                task = trees.one_seed, data, flips, seed, cap // 2, 10 if quick else 100, data_home
+                task = trees.one_seed, data, flips, seed, tree_cap, 10 if quick else 100, data_home
                 found["trees"] += _made(parts, f"trees_{data}_{flips}_{seed}", *task)
     return {
         "about": _runner.about(
             __doc__,
-            f"At most {cap} training rows ({cap // 2} for the trees, all {'' if quick else '5,820 '}of the crowd); "
+            f"At most {cap} training rows ({tree_cap} for the trees, all of the crowd); "
             f"{len(seeds)} seed(s); ± is the standard deviation over seeds.",
         ),
         "seconds": round(sum(parts.seconds.values()), 1),
