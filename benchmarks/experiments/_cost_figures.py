@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
 
 from .. import _figures as style
 
@@ -28,6 +29,8 @@ _LOOKS = {
     "knn_shapley": (style.PURPLE, "s", "--"),
 }
 
+_PLAIN = StrMethodFormatter("{x:,g}")
+
 
 def multiples(found: dict[str, dict[str, float]], tasks: dict[str, str], published: dict[str, float]) -> Figure:
     """A line a method: its multiple of IP for each task, and the published one."""
@@ -47,6 +50,7 @@ def multiples(found: dict[str, dict[str, float]], tasks: dict[str, str], publish
     ax.axvline(1, color=style.GREY, lw=0.8)
     ax.axvline(100, color=style.GREY, lw=0.8, ls=":")
     ax.set_xscale("log")
+    ax.xaxis.set_major_formatter(_PLAIN)
     ax.set_yticks(range(len(names)), names)
     ax.set_xlabel("time as a multiple of ip, gradients included; dotted: a hundred times")
     figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=1)
@@ -71,6 +75,7 @@ def growth(points: list[dict[str, Any]], name_of: Callable[[str, str], str]) -> 
             ax.set_yscale("log")
             ticks = sorted({point["x"] for point in own})
             ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+            ax.yaxis.set_major_formatter(_PLAIN)
             ax.minorticks_off()
             ax.grid()
             ax.set_xlabel(name_of(family, axis))
