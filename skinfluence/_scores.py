@@ -16,7 +16,7 @@ from .models import as_model
 from .models._blocks import take
 from .models.linear import LinearModel
 from .objectives import MeanLoss, resolve_objective
-from .operators import Rows, TrainingProblem, unwarned_floats
+from .operators import Rows, TrainingProblem, require_finite, unwarned_floats
 from .preconditioners import Identity
 
 
@@ -264,10 +264,13 @@ def _add_kernel_block(
     """
     model = problem.fitted.model
     assert isinstance(model, LinearModel)
-    for at, F, y, weight in problem.outputs_by_block(problem.rows, params):
+    model = model.at(params)
+    for at, X, y, weight in problem.rows.blocks(4 * model.n_outputs):
+        F = model.outputs(X)
+        require_finite(F, X, problem.rows.name)
         D = problem.loss.gradient(F, y)
         D = D if weight is None else D * weight[:, None]
-        kernel = _dense(take(problem.rows.X, at) @ X_val.T).T + model.fit_intercept
+        kernel = _dense(X @ X_val.T).T + model.fit_intercept
         kernel = kernel * (D_val @ D.T)
         block[:, at] += kernel * (snapshot_weight / problem.total_weight)
 

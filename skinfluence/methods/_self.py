@@ -124,7 +124,8 @@ def row_gradients(problem: TrainingProblem, rows: Rows, block: range) -> np.ndar
     """``grad loss_i`` at the fitted parameters for the rows of a block, not weighted, ``(p, b)``."""
     penalty = problem.penalty_scale * problem.fitted.penalty.gradient(problem.params)
     G = np.empty((problem.n_params, len(block)))
-    for column, i in enumerate(block):
-        one = Rows(rows.X[[i]], rows.y[[i]], name=rows.name)
+    own = rows.take(np.arange(block.start, block.stop))  # read, or fetched, once
+    for column in range(len(block)):
+        one = Rows(own.X[[column]], own.y[[column]], name=rows.name)
         G[:, column] = problem.gradient(problem.params, one) - penalty
     return G

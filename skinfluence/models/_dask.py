@@ -5,7 +5,7 @@ there is a collection, it is there.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,7 @@ class DaskRows:
             lengths, n_columns = tuple(np.asarray(X.map_partitions(len).compute()).ravel()), len(X.columns)
         else:
             raise TypeError(f"X must be a Dask array or DataFrame, got a {type(X).__name__}.")
+        self.collection = X  # what a cluster holds of it is forgotten when the collection is
         blocks = np.asarray(X.to_delayed(), dtype=object).ravel()
         filled = [k for k, length in enumerate(lengths) if length]
         self.blocks = [blocks[k] for k in filled]
@@ -82,18 +83,16 @@ def cluster_of(source: Any) -> Any:
 
 
 def map_on_cluster(
-    client: Any, function: Callable[..., Any], source: DaskRows, arguments: Iterator[tuple[Any, ...]]
+    client: Any, function: Callable[..., Any], blocks: Sequence[Any], arguments: Iterable[Sequence[Any]]
 ) -> Iterator[Any]:
-    """``function(piece, *arguments)`` for each piece, where the piece lives; results come in order.
+    """``function(block, *arguments)`` for each of a source's blocks, where the block lives; results come in order.
 
-    A piece, or a result, that is lost with a worker is computed again by another.
+    A block, or a result, that is lost with a worker is computed again by another.
     """
     delayed = sys.modules["dask"].delayed
     shared = delayed(_apply, pure=False)
-    function = delayed(function, pure=False, traverse=False)  # sent to a worker once, not with every piece
-    futures = client.compute(
-        [shared(function, block, *given) for block, given in zip(source.blocks, arguments, strict=True)]
-    )
+    function = delayed(function, pure=False, traverse=False)  # sent to a worker once, not with every block
+    futures = client.compute([shared(function, block, *given) for block, given in zip(blocks, arguments, strict=True)])
     try:
         while futures:
             result = futures[0].result()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import mmap
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
@@ -19,7 +19,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from ._blocks import memory_budget, take
-from ._dask import DaskRows, is_dask
+from ._dask import DaskRows, cluster_of, is_dask, map_on_cluster
 
 _PIECE_BYTES = 1 << 25  # where rows lie in no pieces of their own: one call, one check, for so many bytes
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
@@ -166,6 +166,9 @@ def _edges(n: int, step: int) -> list[int]:
 class RowStream:
     """Rows of a source as a model takes them: read, transformed and checked a piece at a time, on every pass anew.
 
+    Where a cluster holds the pieces, functions can be sent to them (`on_cluster`), and rows that are picked by their
+    indices are picked there.
+
     Parameters
     ----------
     source : Source
@@ -194,11 +197,12 @@ class RowStream:
         if not source.shape[0]:
             raise ValueError(f"Found array with 0 sample(s) (shape={source.shape}) while a minimum of 1 is required.")
         self.dtype: Any = None
-        first = self._piece(0)
-        self.dtype = first.dtype
-        self.shape = (source.shape[0], int(first.shape[1]))
-        stored = first.data.nbytes + first.indices.nbytes if sp.issparse(first) else first.nbytes
-        self.row_bytes = stored / first.shape[0]
+        if self.cluster is None:
+            self.dtype, n_columns, self.row_bytes = _described(self._piece(0))
+        else:
+            (found,) = self.on_cluster(_described, [()], pieces=[0])
+            self.dtype, n_columns, self.row_bytes = found
+        self.shape = (source.shape[0], n_columns)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -208,6 +212,22 @@ class RowStream:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _kept=threading.local())
+
+    @property
+    def cluster(self) -> Any:
+        """The client of the cluster that holds the pieces, or None."""
+        return cluster_of(self.source)
+
+    def on_cluster(
+        self, function: Callable[..., Any], given: Iterable[Sequence[Any]], pieces: Sequence[int] | None = None
+    ) -> Iterator[Any]:
+        """``function(X, *given)`` of each piece (all, or those of the numbers in ``pieces``), converted and checked
+        where it is; results come in order.
+        """
+        numbers = range(len(self.edges) - 1) if pieces is None else pieces
+        work = _OfPiece(self.convert, self.checker(), function)
+        arguments = ((k, *own) for k, own in zip(numbers, given, strict=True))
+        return map_on_cluster(self.cluster, work, [self.source.blocks[k] for k in numbers], arguments)  # type: ignore[attr-defined]
 
     def __getitem__(self, key: Any) -> Any:
         """Rows in a slice, or at indices, which are read; only as many as ``working_memory`` holds."""
@@ -259,11 +279,15 @@ class RowStream:
         indices = np.where(indices < 0, indices + n, indices)
         order = np.argsort(indices, kind="stable")
         cuts = np.searchsorted(indices[order], self.edges)
-        parts = [
-            self._piece(k)[indices[order[first:last]] - self.edges[k]]
+        picked = {
+            k: indices[order[first:last]] - self.edges[k]
             for k, (first, last) in enumerate(pairwise(cuts.tolist()))
             if first < last
-        ]
+        }
+        if self.cluster is None:
+            parts = [_rows_at(self._piece(k), own) for k, own in picked.items()]
+        else:
+            parts = list(self.on_cluster(_rows_at, [(own,) for own in picked.values()], pieces=list(picked)))
         rank = np.empty_like(order)
         rank[order] = np.arange(len(order))
         return _stacked(parts)[rank]
@@ -302,6 +326,30 @@ class PieceCheck:
                 f"Rows {first} to {last} of X are of dtype {rows.dtype}, and those before of {self.dtype}. Give all "
                 "of them the same."
             )
+
+
+@dataclass(frozen=True)
+class _OfPiece:
+    """A function of a converted piece, in the worker that has it."""
+
+    convert: Callable[[Any], Any]
+    check: PieceCheck
+    function: Callable[..., Any]
+
+    def __call__(self, piece: Any, k: int, *given: Any) -> Any:
+        X = self.convert(piece)
+        self.check(X, k)
+        return self.function(X, *given)
+
+
+def _described(X: Any) -> tuple[Any, int, float]:
+    """Dtype, columns, and bytes of a row."""
+    stored = X.data.nbytes + X.indices.nbytes if sp.issparse(X) else X.nbytes
+    return X.dtype, int(X.shape[1]), stored / X.shape[0]
+
+
+def _rows_at(X: Any, indices: np.ndarray) -> Any:
+    return X[indices]
 
 
 def _piece_at(edges: Sequence[int], row: int) -> int:

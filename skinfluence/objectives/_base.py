@@ -15,7 +15,7 @@ from scipy.special import expit, softmax
 
 from ..losses import Link, Loss
 from ..models import DifferentiableModel
-from ..operators import Rows, TrainingProblem, pull_back, require_finite
+from ..operators import Rows, TrainingProblem, outputs_by_block, pull_back
 
 
 class BoundObjective(Protocol):
@@ -46,11 +46,10 @@ class MeanLoss:
 
     def value(self, model: DifferentiableModel) -> float:
         total = 0.0
-        for _, X, y, weight in self.rows.blocks(3 * model.n_outputs):
-            F = model.outputs(X)
-            require_finite(F, self.rows.X, self.rows.name)
-            values = self.loss.value(F, y)
-            total += float(values.sum(dtype=np.float64)) if weight is None else float(values @ weight)
+        weight = self.rows.weight
+        for at, (F,) in outputs_by_block(model, self.rows, [model.params]):
+            values = self.loss.value(F, self.rows.y[at])
+            total += float(values.sum(dtype=np.float64)) if weight is None else float(values @ weight[at])
         return total / self._total
 
     def gradients(self, params: Sequence[np.ndarray]) -> list[np.ndarray]:

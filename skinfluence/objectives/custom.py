@@ -11,7 +11,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 
 from ..models import DifferentiableModel
-from ..operators import Rows, TrainingProblem, pull_back, require_finite
+from ..operators import Rows, TrainingProblem, outputs_by_block, pull_back
 
 _N_CHECKED = 16
 _STEP = 1e-5
@@ -44,10 +44,8 @@ class UserObjective:
     def outputs(self, model: DifferentiableModel, params: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Raw outputs ``(n, K)`` of all rows at each of ``params``, in float64."""
         everything = [np.empty((len(self.rows), model.n_outputs)) for _ in params]
-        for at, X, _, _ in self.rows.blocks(len(params) * 2 * model.n_outputs):
-            Fs, _ = model.outputs_and_jvps(X, params, [])
+        for at, Fs in outputs_by_block(model, self.rows, params):
             for F, into in zip(Fs, everything, strict=True):
-                require_finite(F, self.rows.X, self.rows.name)
                 into[at] = F
         return everything
 

@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator
 
 from .. import metrics
 from ..models import DifferentiableModel, FittedModel
-from ..operators import Rows, TrainingProblem, pull_back, require_finite
+from ..operators import Rows, TrainingProblem, outputs_by_block, pull_back
 from ._base import Predicted, predicted_codes
 
 _HINT = (
@@ -50,9 +50,7 @@ class GroupGap:
         if self.positive is None:
             return self.value(model)
         predicted = np.empty(len(self.rows), dtype=np.intp)
-        for at, X, _, _ in self.rows.blocks(3 * model.n_outputs):
-            F = model.outputs(X)
-            require_finite(F, self.rows.X, self.rows.name)
+        for at, (F,) in outputs_by_block(model, self.rows, [model.params]):
             predicted[at] = predicted_codes(F)
         return self.metric(
             self.rows.y,
@@ -83,11 +81,9 @@ class GroupGap:
         """Mean prediction of each cell, ``(n_columns, n_rates, n_groups)``, at each of ``params``."""
         n_cells = len(self.mass)
         sums = np.zeros((len(params), len(self.columns), n_cells + 1))
-        for at, X, _, _ in self.rows.blocks(len(params) * 4 * model.n_outputs):
+        for at, Fs in outputs_by_block(model, self.rows, params):
             weight = 1.0 if self.rows.user_weight is None else self.rows.user_weight[at]
-            Fs, _ = model.outputs_and_jvps(X, params, [])
             for F, total in zip(Fs, sums, strict=True):
-                require_finite(F, self.rows.X, self.rows.name)
                 P = self.predicted.value(F)
                 for column, of_column in zip(self.columns, total, strict=True):
                     of_column += np.bincount(self.cells[at], weight * P[:, column], minlength=n_cells + 1)

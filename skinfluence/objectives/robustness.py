@@ -15,7 +15,7 @@ from sklearn.utils import check_scalar
 from ..metrics import robust_accuracy
 from ..models import DifferentiableModel, FittedModel, as_model
 from ..models._blocks import row_slices, take
-from ..operators import Rows, TrainingProblem, require_finite
+from ..operators import Rows, TrainingProblem, outputs_by_block, require_finite
 from ._base import MeanLoss, predicted_codes
 from .utility import Utility
 
@@ -55,9 +55,7 @@ class MovedLoss:
         """One minus the accuracy on the moved rows, which is lower for better models as the loss is."""
         rows = self.loss.rows
         predicted = np.empty(len(rows), dtype=np.intp)
-        for at, X, _, _ in rows.blocks(3 * model.n_outputs):
-            F = model.outputs(X)
-            require_finite(F, rows.X, rows.name)
+        for at, (F,) in outputs_by_block(model, rows, [model.params]):
             predicted[at] = predicted_codes(F)
         return 1.0 - robust_accuracy(rows.y, predicted, sample_weight=rows.user_weight)
 

@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator
 
 from .. import curves
 from ..losses import Loss, MarginLoss, ResidualLoss, SoftmaxLoss
-from ..operators import Rows, TrainingProblem, require_finite
+from ..operators import Rows, TrainingProblem, outputs_by_block
 from ._base import MeanLoss
 
 _HUBER_THRESHOLD = 1.345  # 95 % efficiency under normal errors, in units of the residuals' spread (Huber, 1964)
@@ -109,10 +109,8 @@ def _unknown_outputs(problem: TrainingProblem) -> TypeError:
 def _residual_threshold(problem: TrainingProblem, rows: Rows, log_link: bool) -> np.ndarray:
     """Huber's threshold for the residuals of the fitted model, one for each target."""
     residuals = np.empty(rows.y.shape)
-    for at, X, y, _ in rows.blocks(3 * problem.fitted.model.n_outputs):
-        F = problem.fitted.model.outputs(X)
-        require_finite(F, rows.X, rows.name)
-        residuals[at] = (np.exp(F) if log_link else F) - y
+    for at, (F,) in outputs_by_block(problem.fitted.model, rows, [problem.params]):
+        residuals[at] = (np.exp(F) if log_link else F) - rows.y[at]
     spread = 1.4826 * np.median(np.abs(residuals - np.median(residuals, axis=0)), axis=0)
     # Where more than half of the residuals are alike any small threshold will do: Huber's loss is then the absolute
     # one.

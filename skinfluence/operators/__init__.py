@@ -1,7 +1,8 @@
 """The training objective of a fitted estimator, and its derivatives as operators over blocks of rows."""
 
-from ._problem import Directions, TrainingProblem, pull_back
+from ._problem import TrainingProblem, pull_back
 from ._rows import Rows, check_weights, require_finite, unwarned_floats
+from ._sent import Directions, outputs_by_block
 from ._stationary import warn_unless_minimum
 
 __all__ = [
@@ -9,6 +10,7 @@ __all__ = [
     "Rows",
     "TrainingProblem",
     "check_weights",
+    "outputs_by_block",
     "pull_back",
     "require_finite",
     "unwarned_floats",

@@ -12,7 +12,6 @@ made of:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,15 +19,24 @@ from scipy.sparse.linalg import LinearOperator
 from sklearn.utils.validation import check_consistent_length
 
 from ..models import FittedModel
-from ..models._blocks import n_rows, take
+from ..models._blocks import n_rows
 from ..models._layers import LayerRows
 from ._dense import dense_hessian
 from ._rows import Rows, check_weights, require_finite
+from ._sent import (
+    Directions,
+    HessianProducts,
+    LabelProducts,
+    Outputs,
+    PulledBack,
+    RowNorms,
+    RowProducts,
+    RowValues,
+    outputs_by_block,
+    weighted,
+)
 
 _KEPT_OUTPUTS_BYTES = 1 << 23
-
-Directions = Sequence[tuple[float, np.ndarray, np.ndarray]]
-"""(weight, parameters, direction) of each snapshot."""
 
 
 class TrainingProblem:
@@ -120,7 +128,7 @@ class TrainingProblem:
         """The unweighted loss of each of ``rows`` (the training rows unless given), ``(n,)``."""
         rows = self.rows if rows is None else rows
         model = self.fitted.model.at(params)
-        return rows.each(_RowValues(model, self.loss, rows.name), 4 * model.n_outputs)
+        return rows.each(RowValues(model, self.loss, rows.name), 4 * model.n_outputs)
 
     def value(self, params: np.ndarray) -> float:
         """``L(params)``."""
@@ -133,25 +141,10 @@ class TrainingProblem:
         total_weight = float(len(some)) if some.weight is None else float(some.weight.sum())
 
         def cotangents(F: np.ndarray, at: slice, member: int) -> np.ndarray:
-            D = self.loss.gradient(F, some.y[at])
-            return D if some.weight is None else D * some.weight[at, None].astype(D.dtype)
+            return weighted(self.loss.gradient(F, some.y[at]), None if some.weight is None else some.weight[at])
 
         (total,) = pull_back(self.fitted, some, [params], cotangents)
         return total / total_weight + self.penalty_scale * self.fitted.penalty.gradient(params)
-
-    def weighted(self, terms: np.ndarray, at: slice) -> np.ndarray:
-        """Terms ``(m, K)`` of the training rows in a slice, times their weights."""
-        weight = self.rows.weight
-        return terms if weight is None else terms * weight[at, None].astype(terms.dtype)
-
-    def outputs_by_block(
-        self, rows: Rows, params: np.ndarray
-    ) -> Iterator[tuple[slice, np.ndarray, np.ndarray, np.ndarray | None]]:
-        model = self.fitted.model.at(params)
-        for at, X, y, weight in rows.blocks(4 * model.n_outputs):
-            F = model.outputs(X)
-            require_finite(F, rows.X, rows.name)
-            yield at, F, y, weight
 
     def require_hessian(self, method: str) -> None:
         """Raise if the training loss has no second derivative to speak of."""
@@ -173,32 +166,25 @@ class TrainingProblem:
             If the loss has no second derivative.
         """
         self.require_hessian("hessian")
-        model = self.fitted.model.at(params)
+        model, rows = self.fitted.model.at(params), self.rows
         l2 = self.penalty_scale * self.fitted.penalty.l2
-        # The outputs do not change from one product to the next; they are kept where they are small beside X.
-        small = len(self.rows) * model.n_outputs * self.rows.X.dtype.itemsize <= _KEPT_OUTPUTS_BYTES
-        kept = [(at, F, y) for at, F, y, _ in self.outputs_by_block(self.rows, params)] if small else None
+        # The outputs do not change from one product to the next; they are kept where they are small beside X, and here.
+        small = len(rows) * model.n_outputs * rows.X.dtype.itemsize <= _KEPT_OUTPUTS_BYTES
+        keep = small and not rows.are_elsewhere
+        kept = [(at, F) for at, (F,) in outputs_by_block(model, rows, [params])] if keep else None
+        second_order = self.fitted.curvature == "hessian"
 
-        def blocks(v: np.ndarray) -> Iterator[tuple[slice, Any, np.ndarray, np.ndarray, np.ndarray]]:
-            if kept is not None:
-                for at, F, y in kept:
-                    X = take(self.rows.X, at)
-                    yield at, X, F, y, model.jvp(X, v)
-                return
-            for at, X, y, _ in self.rows.blocks(4 * model.n_outputs):
-                (F,), (T,) = model.outputs_and_jvps(X, [params], [v])
-                yield at, X, F, y, T
+        def products(V: np.ndarray) -> np.ndarray:
+            total = rows.total(HessianProducts(model, self.loss, second_order, V, kept))
+            return total / self.total_weight + l2[:, None] * V
 
         def product(v: np.ndarray) -> np.ndarray:
-            v = np.ravel(v)
-            total = np.zeros(self.n_params)
-            for at, X, F, y, T in blocks(v):
-                total += model.vjp(X, self.weighted(self.loss.hessian_product(F, y, T), at))
-                if self.fitted.curvature == "hessian":
-                    total += model.second_order(X, self.weighted(self.loss.gradient(F, y), at), v)
-            return total / self.total_weight + l2 * v
+            return products(np.reshape(v, (-1, 1)))[:, 0]
 
-        return LinearOperator((self.n_params, self.n_params), matvec=product, rmatvec=product, dtype=np.float64)
+        shape = (self.n_params, self.n_params)
+        return LinearOperator(
+            shape, matvec=product, rmatvec=product, matmat=products, rmatmat=products, dtype=np.float64
+        )
 
     def dense_hessian(self, params: np.ndarray) -> np.ndarray:
         """The same Hessian as an array ``(p, p)``, where that is small."""
@@ -213,7 +199,7 @@ class TrainingProblem:
     def scores(self, directions: Directions, rows: Rows | None = None) -> np.ndarray:
         """The weighted sum of `row_products` over snapshots, all of them in one pass over the rows."""
         rows = self.rows if rows is None else rows
-        products = _RowProducts(self.fitted.model, self.loss, directions, self.total_weight, rows.name)
+        products = RowProducts(self.fitted.model, self.loss, directions, self.total_weight, rows.name)
         return rows.each(products, len(directions) * 4 * self.fitted.model.n_outputs)
 
     def score_matrix(self, params: np.ndarray, vs: np.ndarray) -> np.ndarray:
@@ -237,24 +223,17 @@ class TrainingProblem:
         if self.fitted.classes is None:
             raise TypeError(f"Labels are a classifier's; {type(self.fitted.estimator).__name__} is a regressor.")
         rows = self.rows if rows is None else rows
-        weights, params, vs = zip(*directions, strict=True)
-        K, n_labels = self.fitted.model.n_outputs, len(self.fitted.classes)
+        model, n_labels = self.fitted.model, len(self.fitted.classes)
         share = np.ones(n_labels) if self._class_weight is None else self._class_weight
-        out = np.zeros((len(rows), n_labels))
-        for at, X, _, _ in rows.blocks(len(weights) * 4 * K + 2 * n_labels):
-            Fs, Ts = self.fitted.model.outputs_and_jvps(X, params, vs)
-            for snapshot_weight, F, T in zip(weights, Fs, Ts, strict=True):
-                require_finite(F, rows.X, rows.name)
-                for label in range(n_labels):
-                    D = self.loss.gradient(F, np.full(F.shape[0], label))
-                    out[at, label] += _row_dot(D, T) * (snapshot_weight * share[label] / self.total_weight)
+        products = LabelProducts(model, self.loss, directions, share / self.total_weight, rows.name)
+        out = rows.each(products, len(directions) * 4 * model.n_outputs + 2 * n_labels, (n_labels,))
         return out if rows.user_weight is None else out * rows.user_weight[:, None]
 
     def squared_gradient_norms(self, params: np.ndarray, rows: Rows | None = None) -> np.ndarray:
         """``‖grad loss_i(params)‖²`` over the free parameters, not weighted, ``(n,)``."""
         rows = self.rows if rows is None else rows
         model = self.fitted.model.at(params)
-        return rows.each(_RowNorms(model, self.loss, self.free, rows.name), 4 * model.n_outputs)
+        return rows.each(RowNorms(model, self.loss.gradient, self.free, rows.name), 4 * model.n_outputs)
 
     def layer_rows(
         self, params: np.ndarray, cotangents: Callable[[np.ndarray, slice], np.ndarray] | None = None
@@ -278,63 +257,6 @@ class TrainingProblem:
                 yield slice(at.start + part.start, at.start + part.stop), layers
 
 
-@dataclass(frozen=True)
-class _RowValues:
-    """`TrainingProblem.row_values` of a block: an object that can be sent to the rows."""
-
-    model: Any
-    loss: Any
-    name: str
-
-    def __call__(self, X: Any, y: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
-        F = self.model.outputs(X)
-        require_finite(F, X, self.name)
-        return np.asarray(self.loss.value(F, y))
-
-
-@dataclass(frozen=True)
-class _RowNorms:
-    """`TrainingProblem.squared_gradient_norms` of a block."""
-
-    model: Any
-    loss: Any
-    free: np.ndarray
-    name: str
-
-    def __call__(self, X: Any, y: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
-        def cotangents(F: np.ndarray, part: slice, member: int) -> np.ndarray:
-            require_finite(F, X, self.name)
-            return np.asarray(self.loss.gradient(F, y[part]))
-
-        return np.asarray(self.model.squared_row_norms(X, cotangents, self.free))
-
-
-@dataclass(frozen=True)
-class _RowProducts:
-    """`TrainingProblem.scores` of a block."""
-
-    model: Any
-    loss: Any
-    directions: Directions
-    total_weight: float
-    name: str
-
-    def __call__(self, X: Any, y: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
-        weights, params, vs = zip(*self.directions, strict=True)
-        total = np.zeros(len(y), dtype=X.dtype)
-        Fs, Ts = self.model.outputs_and_jvps(X, params, vs)
-        for snapshot_weight, F, T in zip(weights, Fs, Ts, strict=True):
-            require_finite(F, X, self.name)
-            total += _row_dot(self.loss.gradient(F, y), T) * X.dtype.type(snapshot_weight / self.total_weight)
-        return total if weight is None else total * weight
-
-
-def _row_dot(A: np.ndarray, B: np.ndarray) -> np.ndarray:
-    if A.shape[1] == 1:
-        return A[:, 0] * B[:, 0]
-    return np.einsum("ik,ik->i", A, B)
-
-
 def pull_back(
     fitted: FittedModel,
     rows: Rows,
@@ -344,9 +266,14 @@ def pull_back(
     """``sum_i cotangents_i dF_i/dparams`` at each of ``params``, in one pass; ``cotangents(F, rows, m)`` gives those of
     a block.
 
-    Returns float64 vectors ``(p,)``.
+    Where the rows are elsewhere the outputs come from there and the cotangents, which anything may be made of, go back:
+    as many numbers a row as the model has outputs. Returns float64 vectors ``(p,)``.
     """
     model = fitted.model
+    if rows.are_elsewhere:
+        there = rows.on_pieces(Outputs(model, params))
+        back = ([cotangents(F, at, m) for m, F in enumerate(Fs)] for at, Fs in there)
+        return list(rows.total(PulledBack(model, params), back))
     totals = [np.zeros(model.params.shape[0]) for _ in params]
     for at, X, _, _ in rows.blocks(len(params) * 4 * model.n_outputs):
 

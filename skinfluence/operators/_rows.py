@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -13,11 +13,10 @@ from sklearn.utils import assert_all_finite
 from sklearn.utils.validation import _check_sample_weight
 
 from ..models._blocks import is_stream, n_rows, row_slices, take
-from ..models._dask import cluster_of, map_on_cluster
 from ..models._host import on_host
 
 RowFunction = Callable[[Any, np.ndarray, np.ndarray | None], np.ndarray]
-"""``(X, y, weight) -> (n,)`` of a block of rows. What is sent to a cluster must be picklable."""
+"""``(X, y, weight) -> (n, ...)`` of a block of rows. What is sent to a cluster must be picklable."""
 
 
 @dataclass(frozen=True)
@@ -47,37 +46,79 @@ class Rows:
         for at in row_slices(self.X, n_columns_of_work, self.X.dtype.itemsize):
             yield at, take(self.X, at), self.y[at], None if self.weight is None else self.weight[at]
 
-    def each(self, function: RowFunction, n_columns_of_work: int) -> np.ndarray:
-        """``function(X, y, weight)`` of all rows ``(n,)`` in float64, block by block.
+    @property
+    def are_elsewhere(self) -> bool:
+        """Whether X is held by a cluster: what is asked of all rows is then computed there."""
+        return is_stream(self.X) and self.X.cluster is not None
 
-        The rows of a Dask collection are worked on where they are, if there is a cluster: what comes from there is one
-        number a row.
+    def each(self, function: RowFunction, n_columns_of_work: int, shape: tuple[int, ...] = ()) -> np.ndarray:
+        """``function(X, y, weight)`` of all rows ``(n, *shape)`` in float64, block by block.
+
+        The rows of a Dask collection are worked on where they are, if there is a cluster: what comes from there is what
+        the function returns.
         """
-        out = np.empty(len(self))
-        client = cluster_of(self.X.source) if is_stream(self.X) else None
-        if client is None:
-            for at, X, y, weight in self.blocks(n_columns_of_work):
-                out[at] = function(X, y, weight)
-            return out
-        pieces = [slice(a, b) for a, b in pairwise(self.X.edges)]
-        work = _PieceOfRows(self.X, function, n_columns_of_work, self.name)
-        arguments = ((k, self.y[at], None if self.weight is None else self.weight[at]) for k, at in enumerate(pieces))
-        for at, values in zip(pieces, map_on_cluster(client, work, self.X.source, arguments), strict=True):
+        work = _ByBlocks(function, n_columns_of_work, shape)
+        if not self.are_elsewhere:
+            return work(self)
+        out = np.empty((len(self), *shape))
+        for at, values in self.on_pieces(work):
             out[at] = values
         return out
 
+    def total(self, function: Callable[..., np.ndarray], given: Iterable[Sequence[Any]] | None = None) -> np.ndarray:
+        """``function(rows)`` of all rows: an array of sums over rows, which are added up piece by piece where the rows
+        are elsewhere.
 
-class _PieceOfRows:
-    """`Rows.each` of one piece of a stream, in the worker that has it."""
+        ``given`` are further arguments for each piece; rows that are here take none.
+        """
+        if not self.are_elsewhere:
+            return function(self)
+        parts = (part for _, part in self.on_pieces(function, given))
+        total = np.array(next(parts))
+        for part in parts:
+            total += part
+        return total
 
-    def __init__(self, X: Any, function: RowFunction, n_columns_of_work: int, name: str) -> None:
-        self.convert, self.check = X.convert, X.checker()
-        self.function, self.n_columns_of_work, self.name = function, n_columns_of_work, name
+    def on_pieces(
+        self, function: Callable[..., Any], given: Iterable[Sequence[Any]] | None = None
+    ) -> Iterator[tuple[slice, Any]]:
+        """``function(rows, *given)`` of each piece of rows that are elsewhere, in order, with its slice.
 
-    def __call__(self, piece: Any, k: int, y: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
-        X = self.convert(piece)
-        self.check(X, k)
-        return Rows(X, y, weight, name=self.name).each(self.function, self.n_columns_of_work)
+        The function is sent there, and must be picklable; of X nothing comes here but what the function returns of it.
+        """
+        pieces = [slice(a, b) for a, b in pairwise(self.X.edges)]
+        extra: Iterable[Sequence[Any]] = [()] * len(pieces) if given is None else given
+        arguments = (
+            (self.y[at], None if self.weight is None else self.weight[at], *more)
+            for at, more in zip(pieces, extra, strict=True)
+        )
+        yield from zip(pieces, self.X.on_cluster(_OfRows(function, self.name), arguments), strict=True)
+
+
+@dataclass(frozen=True)
+class _ByBlocks:
+    """`Rows.each` of rows that are here."""
+
+    function: RowFunction
+    n_columns_of_work: int
+    shape: tuple[int, ...]
+
+    def __call__(self, rows: Rows) -> np.ndarray:
+        out = np.empty((len(rows), *self.shape))
+        for at, X, y, weight in rows.blocks(self.n_columns_of_work):
+            out[at] = self.function(X, y, weight)
+        return out
+
+
+@dataclass(frozen=True)
+class _OfRows:
+    """A function of `Rows`, given a converted piece with its targets and weights."""
+
+    function: Callable[..., Any]
+    name: str
+
+    def __call__(self, X: Any, y: np.ndarray, weight: np.ndarray | None, *given: Any) -> Any:
+        return self.function(Rows(X, y, weight, name=self.name), *given)
 
 
 def check_weights(sample_weight: Any, X: Any) -> np.ndarray | None:

@@ -10,6 +10,7 @@ from sklearn.exceptions import ConvergenceWarning
 from ..models.linear import LinearModel
 from ._problem import TrainingProblem
 from ._rows import Rows
+from ._sent import RowNorms
 
 # Measured on converged solvers of scikit-learn: below 0.01; stopped after three iterations: 0.05 and more.
 _MOST = 0.03
@@ -51,5 +52,9 @@ def _typical(problem: TrainingProblem, params: np.ndarray, rows: Rows) -> float:
 def _of_outputs(problem: TrainingProblem, params: np.ndarray, rows: Rows) -> float:
     """What a typical row's gradient would be if the loss's derivative were as large as the outputs."""
     model = problem.fitted.model.at(params)
-    squares = model.squared_row_norms(rows.X, lambda F, at, member: F, np.ones_like(problem.free))
+    squares = rows.each(RowNorms(model, _outputs, np.ones_like(problem.free), rows.name), 4 * model.n_outputs)
     return float(np.sqrt(squares.mean()))
+
+
+def _outputs(F: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return F

@@ -60,7 +60,7 @@ def most_harmful(scores: Any, X: Any, y: Any, *, model: Any = None, n_rows: int 
     >>> from skinfluence.plotting import most_harmful
     >>> X, y = load_iris(return_X_y=True, as_frame=True)
     >>> y[7] = 2  # one wrong label
-    >>> pipe = make_pipeline(InfluenceSelector(random_state=0), LogisticRegression()).fit(X, y)
+    >>> pipe = make_pipeline(InfluenceSelector(random_state=0), LogisticRegression(max_iter=1000)).fit(X, y)
     >>> most_harmful(pipe, X, y, n_rows=3)[["row", "given", "predicted"]]
         row  given  predicted
     7     7      2          0

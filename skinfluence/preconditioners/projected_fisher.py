@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
@@ -93,7 +94,9 @@ class ProjectedFisher(BaseEstimator):
         free = problem.free
         k = min(self.n_projections, int(free.sum()))
         basis = RandomBasis(int(free.sum()), k, check_random_state(self.random_state))
-        F = _projected_fisher(problem, params, basis)
+        _require_memory(k)
+        fisher = _ProjectedFisher(problem.fitted.model.at(params), problem.loss, free, basis)
+        F = problem.rows.total(fisher) / problem.total_weight
         values, vectors = sla.eigh(F) if k else (np.zeros(0), F)
         if self.damping == "auto":
             damping = _AUTO_DAMPING * float(values.mean()) if k else 0.0
@@ -111,45 +114,52 @@ class ProjectedFisher(BaseEstimator):
         return on_free(free, solve), report
 
 
-def _projected_fisher(problem: TrainingProblem, params: np.ndarray, basis: RandomBasis) -> np.ndarray:
-    """``R' F R``, ``(k, k)``, from slabs of rows: the projected gradients of one at a time are stored."""
-    k = len(basis.chosen)
-    budget = int(get_config()["working_memory"] * 2**20) // 8
-    if k * k > budget:
+@dataclass(frozen=True)
+class _ProjectedFisher:
+    """``sum_i w_i R' grad loss_i grad loss_i' R``, ``(k, k)``: the projected gradients of a slab of rows are stored."""
+
+    model: Any
+    loss: Any
+    free: np.ndarray
+    basis: RandomBasis
+
+    def __call__(self, rows: Rows) -> np.ndarray:
+        k = len(self.basis.chosen)
+        budget = int(get_config()["working_memory"] * 2**20) // 8
+        F = np.zeros((k, k))
+        step = max(budget // (4 * max(k, 1)), 1)
+        for start in range(0, len(rows), step):
+            whole = step >= len(rows)
+            slab = rows if whole else rows.take(np.arange(start, min(start + step, len(rows))))
+            G = self._gradients(slab, budget)
+            if slab.weight is not None:
+                G *= np.sqrt(slab.weight)[:, None]
+            F += G.T @ G
+        return F
+
+    def _gradients(self, rows: Rows, budget: int) -> np.ndarray:
+        """``grad loss_i . r_j`` for each row and each column of R, not weighted, ``(n, k)``."""
+        model, k, p = self.model, len(self.basis.chosen), self.free.shape[0]
+        G = np.empty((len(rows), k))
+        for columns in _column_slices(k, p, budget):
+            width = columns.stop - columns.start
+            directions = np.zeros((p, width))
+            directions[self.free] = self.basis.vectors(np.eye(k)[:, columns])
+            for at, X, y, _ in rows.blocks(4 * width * model.n_outputs):
+                Fs, Ts = model.outputs_and_jvps(X, [model.params] * width, list(np.ascontiguousarray(directions.T)))
+                require_finite(Fs[0], X, rows.name)
+                D = self.loss.gradient(Fs[0], y)
+                for j, T in zip(range(columns.start, columns.stop), Ts, strict=True):
+                    G[at, j] = (D * T).sum(axis=1)
+        return G
+
+
+def _require_memory(k: int) -> None:
+    if k * k > get_config()["working_memory"] * 2**20 / 8:
         raise ValueError(
             f"A projected matrix of {k} x {k} numbers takes more than working_memory={get_config()['working_memory']} "
             "MiB. Lower n_projections, or raise working_memory (sklearn.set_config(working_memory=...))."
         )
-    F = np.zeros((k, k))
-    rows = problem.rows
-    step = max(budget // (4 * max(k, 1)), 1)
-    for start in range(0, len(rows), step):
-        whole = step >= len(rows)
-        slab = rows if whole else rows.take(np.arange(start, min(start + step, len(rows))))
-        G = _projected_gradients(problem, params, slab, basis, budget)
-        if slab.weight is not None:
-            G *= np.sqrt(slab.weight)[:, None]
-        F += G.T @ G
-    return F / problem.total_weight
-
-
-def _projected_gradients(
-    problem: TrainingProblem, params: np.ndarray, rows: Rows, basis: RandomBasis, budget: int
-) -> np.ndarray:
-    """``grad loss_i . r_j`` for each row and each column of R, not weighted, ``(n, k)``."""
-    model, free, k = problem.fitted.model, problem.free, len(basis.chosen)
-    G = np.empty((len(rows), k))
-    for columns in _column_slices(k, free.shape[0], budget):
-        width = columns.stop - columns.start
-        directions = np.zeros((free.shape[0], width))
-        directions[free] = basis.vectors(np.eye(k)[:, columns])
-        for at, X, y, _ in rows.blocks(4 * width * model.n_outputs):
-            Fs, Ts = model.outputs_and_jvps(X, [params] * width, list(np.ascontiguousarray(directions.T)))
-            require_finite(Fs[0], rows.X, rows.name)
-            D = problem.loss.gradient(Fs[0], y)
-            for j, T in zip(range(columns.start, columns.stop), Ts, strict=True):
-                G[at, j] = (D * T).sum(axis=1)
-    return G
 
 
 def _column_slices(k: int, p: int, budget: int) -> Iterator[slice]:
