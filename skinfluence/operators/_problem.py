@@ -25,6 +25,7 @@ from ._dense import dense_hessian
 from ._rows import Rows, check_weights, require_finite
 from ._sent import (
     Directions,
+    EachProduct,
     HessianProducts,
     LabelProducts,
     Outputs,
@@ -204,14 +205,8 @@ class TrainingProblem:
 
     def score_matrix(self, params: np.ndarray, vs: np.ndarray) -> np.ndarray:
         """`row_products` of the training rows with each of ``vs (m, p)``, ``(m, n)``, in one pass over the rows."""
-        model = self.fitted.model.at(params)
-        out = np.empty((len(vs), len(self.rows)))
-        for at, X, y, _ in self.rows.blocks((len(vs) + 4) * model.n_outputs):
-            F = model.outputs(X)
-            require_finite(F, self.rows.X, self.rows.name)
-            D = self.weighted(self.loss.gradient(F, y), at)
-            for row, T in zip(out, model.jvps(X, vs), strict=True):
-                row[at] = _row_dot(D, T)
+        products = EachProduct(self.fitted.model.at(params), self.loss, vs, self.rows.name)
+        out = self.rows.each(products, (len(vs) + 4) * self.fitted.model.n_outputs, (len(vs),)).T
         out /= self.total_weight
         return out
 

@@ -86,6 +86,22 @@ class RowProducts:
 
 
 @dataclass(frozen=True)
+class EachProduct:
+    """`TrainingProblem.score_matrix`, but for the rows' total weight; ``vs (m, p)``, the result ``(n, m)``."""
+
+    model: Any
+    loss: Any
+    vs: np.ndarray
+    name: str
+
+    def __call__(self, X: Any, y: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
+        F = self.model.outputs(X)
+        require_finite(F, X, self.name)
+        D = weighted(self.loss.gradient(F, y), weight)
+        return np.stack([row_dot(D, T) for T in self.model.jvps(X, self.vs)], axis=1)
+
+
+@dataclass(frozen=True)
 class LabelProducts:
     """`TrainingProblem.label_scores`, without the users' weights; ``share`` is what a row of each label weighs."""
 
