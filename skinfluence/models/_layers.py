@@ -1,10 +1,10 @@
 """The gradients of rows, layer by layer, without ever forming them.
 
 A layer that multiplies its inputs ``A`` by a matrix has, for row i, the gradient ``sum_t B_it A_it^T``: ``A (n, T, a)``
-are its inputs at T positions (one, in a plain linear layer; a column of ones stands for the bias) and ``B (n, T, b)``
-the gradients at its outputs. Norms, products with a direction and sums over rows all follow from A and B. Source of
-the norms: Goodfellow, "Efficient Per-Example Gradient Computations", 2015; with positions: Rochette, Manoel and
-Tramel, 2019; Li et al., "Large Language Models Can Be Strong Differentially Private Learners", ICLR 2022.
+are its inputs at T positions (one, in a plain linear layer; an input that is always one stands for the bias) and ``B
+(n, T, b)`` the gradients at its outputs. Norms, products with a direction and sums over rows all follow from A and B.
+Source of the norms: Goodfellow, "Efficient Per-Example Gradient Computations", 2015; with positions: Rochette, Manoel
+and Tramel, 2019; Li et al., "Large Language Models Can Be Strong Differentially Private Learners", ICLR 2022.
 
 The arrays are NumPy's or torch's: what is used here (products, einsum, sums) is spelled alike in both.
 """
@@ -17,7 +17,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-_CHUNK_BYTES = 1 << 26
+# What is formed of a few rows at a time: on a processor no more than stays in its caches.
+_CACHE_BYTES = 1 << 22
+_DEVICE_BYTES = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,15 @@ class LayerRows(Protocol):
 
 @dataclass(frozen=True)
 class AffineRows:
-    """A layer with a matrix: inputs ``A (n, T, a)`` and gradients at the outputs ``B (n, T, b)``."""
+    """A layer with a matrix: inputs ``A (n, T, a)`` and gradients at the outputs ``B (n, T, b)``.
+
+    ``bias`` says that the matrix has one column more, of an input that is one at every position.
+    """
 
     layer: Layer
     A: Any
     B: Any
+    bias: bool = False
 
     def like(self, matrix: np.ndarray) -> Any:
         return as_like(matrix, self.B)
@@ -91,31 +97,36 @@ class AffineRows:
         n, T, a = A.shape
         b = B.shape[2]
         if T == 1:
-            return to_numpy((A[:, 0] ** 2).sum(axis=1) * (B[:, 0] ** 2).sum(axis=1))
+            return to_numpy((_squares(A[:, 0]) + self.bias) * _squares(B[:, 0]))
         out = np.empty(n)
         if T * (a + b) < a * b:
-            for at in _chunks(n, 2 * T * T * A.itemsize):
-                gram = (A[at] @ A[at].swapaxes(1, 2)) * (B[at] @ B[at].swapaxes(1, 2))
+            for at in chunks(n, 2 * T * T, A):
+                gram = A[at] @ A[at].swapaxes(1, 2)
+                gram += self.bias
+                gram *= B[at] @ B[at].swapaxes(1, 2)
                 out[at] = to_numpy(gram.sum(axis=(1, 2)))
             return out
         for at, G in self.gradients():
-            out[at] = to_numpy((G.reshape(G.shape[0], -1) ** 2).sum(axis=1))
-        return out
+            out[at] = to_numpy(_squares(G.reshape(G.shape[0], -1)))
+        return out + to_numpy(_squares(B.sum(axis=1))) if self.bias else out
 
     def products(self, V: Any) -> np.ndarray:
         n, T, b = self.B.shape
-        pulled = (self.B.reshape(n * T, b) @ V).reshape(n, -1)
-        return to_numpy((pulled * self.A.reshape(n, -1)).sum(axis=1))
+        a = self.A.shape[2]
+        pulled = (self.B.reshape(n * T, b) @ V[:, :a]).reshape(n, -1)
+        found = _dots(pulled, self.A.reshape(n, -1))
+        return to_numpy(found + (self.B @ V[:, a]).sum(axis=1) if self.bias else found)
 
     def total(self, weights: np.ndarray) -> np.ndarray:
         n, T, b = self.B.shape
         scaled = (self.B * as_like(weights, self.B)[:, None, None]).reshape(n * T, b)
-        return to_numpy(scaled.T @ self.A.reshape(n * T, -1))
+        matrix = to_numpy(scaled.T @ self.A.reshape(n * T, -1))
+        return with_bias(matrix, to_numpy(scaled.sum(axis=0)) if self.bias else None)
 
     def gradients(self) -> Iterator[tuple[slice, Any]]:
-        """The gradients themselves, ``(m, b, a)``, a chunk of rows at a time."""
+        """The gradients themselves without those of the bias, ``(m, b, a)``, a chunk of rows at a time."""
         n, _, a = self.A.shape
-        for at in _chunks(n, self.B.shape[2] * a * self.A.itemsize):
+        for at in chunks(n, self.B.shape[2] * a, self.A):
             yield at, self.B[at].swapaxes(1, 2) @ self.A[at]
 
     def second_moments(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -123,11 +134,21 @@ class AffineRows:
         root = as_like(np.sqrt(weights), self.B)[:, None, None]
         A = (self.A * root).reshape(-1, self.A.shape[2])
         B = (self.B * root).reshape(-1, self.B.shape[2])
-        return to_numpy(A.T @ A), to_numpy(B.T @ B)
+        moments = to_numpy(A.T @ A)
+        if self.bias:
+            # Of the input that is always one: the sums of the others, and of the weights.
+            scaled = (self.A * as_like(weights, self.A)[:, None, None]).reshape(-1, self.A.shape[2])
+            sums = to_numpy(scaled.sum(axis=0))[:, None]
+            corner = np.full((1, 1), self.A.shape[1] * weights.sum())
+            moments = np.block([[moments, sums], [sums.T, corner]])
+        return moments, to_numpy(B.T @ B)
 
     def rotated_squares(self, Q_A: Any, Q_B: Any, weights: np.ndarray) -> np.ndarray:
         """``sum_i w_i (Q_B^T G_i Q_A)^2``, entry by entry, ``(b, a)`` in float64."""
-        A, B, w = self.A @ Q_A, self.B @ Q_B, as_like(weights, self.B)
+        a = self.A.shape[2]
+        A, B, w = self.A @ Q_A[:a], self.B @ Q_B, as_like(weights, self.B)
+        if self.bias:
+            A += Q_A[a]
         if A.shape[1] == 1:
             return to_numpy(((B[:, 0] ** 2) * w[:, None]).T @ (A[:, 0] ** 2))
         out = np.zeros(self.layer.shape)
@@ -147,7 +168,7 @@ class DirectRows:
         return as_like(matrix, self.G)
 
     def squared_norms(self) -> np.ndarray:
-        return to_numpy((self.G.reshape(self.G.shape[0], -1) ** 2).sum(axis=1))
+        return to_numpy(_squares(self.G.reshape(self.G.shape[0], -1)))
 
     def products(self, V: Any) -> np.ndarray:
         return to_numpy(self.G.reshape(self.G.shape[0], -1) @ V.reshape(-1))
@@ -180,7 +201,30 @@ def as_like(values: np.ndarray, like: Any) -> Any:
     return np.asarray(values, dtype=like.dtype)
 
 
-def _chunks(n: int, row_bytes: int) -> Iterator[slice]:
-    step = max(_CHUNK_BYTES // max(row_bytes, 1), 1)
+def nbytes(rows: LayerRows) -> int:
+    """Of the arrays that hold a block of rows."""
+    return sum(getattr(part, "nbytes", 0) for part in vars(rows).values())
+
+
+def with_bias(matrix: np.ndarray, column: np.ndarray | None) -> np.ndarray:
+    """A matrix ``(b, a)``, with the bias's column at its right if there is one."""
+    return matrix if column is None else np.column_stack([matrix, column])
+
+
+def chunks(n: int, numbers: int, like: Any) -> Iterator[slice]:
+    """Slices of n rows that take so many numbers each while they are worked on, on the device of ``like``."""
+    on_device = getattr(getattr(like, "device", None), "type", "cpu") != "cpu"
+    budget = _DEVICE_BYTES if on_device else _CACHE_BYTES
+    step = max(budget // max(numbers * like.itemsize, 1), 1)
     for start in range(0, n, step):
         yield slice(start, min(start + step, n))
+
+
+def _squares(values: Any) -> Any:
+    """Sums of squares along the last axis."""
+    return _dots(values, values)
+
+
+def _dots(left: Any, right: Any) -> Any:
+    """Inner products along the last axis."""
+    return (left * right).sum(axis=-1)

@@ -9,8 +9,10 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_scalar
 
+from ..models._layers import Layer
 from ..operators import TrainingProblem
 from ._base import Solve, on_free
+from ._passes import LayerPasses
 
 
 class DataInfInverse(BaseEstimator):
@@ -42,20 +44,36 @@ class DataInfInverse(BaseEstimator):
     def at(self, problem: TrainingProblem, params: np.ndarray) -> tuple[Solve, dict[str, Any]]:
         check_scalar(self.damping, "damping", Real, min_val=0, include_boundaries="neither")
         weight = shares(problem)
-        squares: dict[str, float] = {}
-        sizes: dict[str, int] = {}
-        for at, layers in problem.layer_rows(params):
+        passes = LayerPasses(problem, params)
+        found: dict[str, Layer] = {}
+        norms: dict[str, np.ndarray] = {}
+        for at, layers in passes:
             for rows in layers:
                 name = rows.layer.name
-                squares[name] = squares.get(name, 0.0) + float(weight[at] @ rows.squared_norms())
-                sizes[name] = rows.layer.size
+                if name not in norms:
+                    found[name], norms[name] = rows.layer, np.zeros(len(weight))
+                norms[name][at] = rows.squared_norms()
         # A layer whose gradients are all zero is left as it is by any λ.
-        lambdas = {name: self.damping * squares[name] / sizes[name] or 1.0 for name in squares}
+        lambdas = {
+            name: self.damping * float(weight @ norms[name]) / layer.size or 1.0 for name, layer in found.items()
+        }
 
         def solve(g: np.ndarray) -> np.ndarray:
             if g.ndim == 2:
                 return np.column_stack([solve(column) for column in g.T])
-            return _apply(problem, params, g, lambdas, weight)
+            total, known = np.zeros_like(g), {}
+            for at, layers in passes:
+                for rows in layers:
+                    name = rows.layer.name
+                    if name not in known:
+                        known[name] = rows.like(rows.layer.matrix(g))
+                    shrink = rows.products(known[name]) / (lambdas[name] + norms[name][at])
+                    rows.layer.add(rows.total(weight[at] * shrink), total)
+            scaled = g - total
+            for name, layer in found.items():
+                for part, _ in layer.slices:
+                    scaled[part] /= lambdas[name]
+            return scaled
 
         free = problem.free
 
@@ -65,30 +83,6 @@ class DataInfInverse(BaseEstimator):
             return solve(padded)[free]
 
         return on_free(free, on_the_free), {"lambda": lambdas}
-
-
-def _apply(
-    problem: TrainingProblem, params: np.ndarray, v: np.ndarray, lambdas: dict[str, float], weight: np.ndarray
-) -> np.ndarray:
-    total = np.zeros_like(v)
-    scaled = v.copy()
-    known: dict[str, Any] = {}
-    for at, layers in problem.layer_rows(params):
-        for rows in layers:
-            name = rows.layer.name
-            if name not in known:
-                known[name] = rows.like(rows.layer.matrix(v))
-            shrink = rows.products(known[name]) / (lambdas[name] + rows.squared_norms())
-            rows.layer.add(rows.total(weight[at] * shrink), total)
-    scaled -= total
-    for at, lambda_ in _by_parameter(problem, params, lambdas):
-        scaled[at] /= lambda_
-    return scaled
-
-
-def _by_parameter(problem: TrainingProblem, params: np.ndarray, lambdas: dict[str, float]) -> list[tuple[slice, float]]:
-    first = next(iter(problem.layer_rows(params)))[1]
-    return [(at, lambdas[rows.layer.name]) for rows in first for at, _ in rows.layer.slices]
 
 
 def shares(problem: TrainingProblem) -> np.ndarray:

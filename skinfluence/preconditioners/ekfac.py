@@ -14,6 +14,7 @@ from sklearn.utils import check_random_state, check_scalar
 from ..models._layers import Layer, LayerRows
 from ..operators import TrainingProblem, warn_unless_minimum
 from ._base import Solve, on_free
+from ._passes import LayerPasses
 from .datainf import shares
 
 
@@ -79,10 +80,11 @@ class EKFACInverse(BaseEstimator):
         weight = shares(problem) / len(several)
         draw = self._cotangents(problem)
         factors: dict[str, Factor] = {}
+        passes = [LayerPasses(problem, params, draw, share=len(several)) for params in several]
 
         def visit(take: Callable[[Factor, LayerRows, np.ndarray], None]) -> None:
-            for params in several:
-                for at, layers in problem.layer_rows(params, draw):
+            for each in passes:
+                for at, layers in each:
                     for rows in layers:
                         if rows.layer.name not in left_out:
                             take(factors.setdefault(rows.layer.name, Factor(rows.layer)), rows, weight[at])

@@ -11,6 +11,7 @@ from __future__ import annotations
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -46,7 +47,10 @@ class Watch(TorchFunctionMode):
         self.names = {id(tensor): name for name, tensor in theta.items()}
         self.n_rows = n_rows
         self.calls: list[Call] = []
-        self.opened = _opened(self)
+
+    @cached_property
+    def opened(self) -> Callable[..., Any]:
+        return _opened(self)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

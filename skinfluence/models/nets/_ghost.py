@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as nnf
 
 from .._layers import AffineRows, DirectRows, Layer, LayerRows, as_like, to_numpy
 from ._captures import Call, Watch
+from ._convolutions import ConvRows, padded, positions
 from ._engines import batch_rows, written_out
 from ._net import Net, Tensors
 from ._row_gradients import Pull, row_gradients, row_gradients_by_loop
@@ -184,11 +184,14 @@ def _arranged(
     if len(parts) == 1:
         return parts[0]
     # A weight used several times: its uses are further positions.
-    if not all(len(rows) == 1 and isinstance(rows[0], AffineRows) for rows in parts):
-        return None
-    several = [rows[0] for rows in parts]
-    A, B = (torch.cat([getattr(rows, part) for rows in several], dim=1) for part in ("A", "B"))
-    return [AffineRows(several[0].layer, A, B)]
+    several = []
+    for rows in parts:
+        one = rows[0].unfolded if isinstance(rows[0], ConvRows) else rows[0]
+        if len(rows) > 1 or not isinstance(one, AffineRows):
+            return None
+        several.append(one)
+    A, B = (torch.cat([getattr(one, part) for one in several], dim=1) for part in ("A", "B"))
+    return [AffineRows(several[0].layer, A, B, several[0].bias)]
 
 
 def _linear_rows(net: Net, theta: Tensors, call: Call, delta: Any, layout: str, n: int) -> list[LayerRows] | None:
@@ -201,17 +204,20 @@ def _linear_rows(net: Net, theta: Tensors, call: Call, delta: Any, layout: str, 
 def _conv_rows(net: Net, theta: Tensors, call: Call, delta: Any, layout: str, n: int) -> list[LayerRows] | None:
     if layout != "first" or call.x.shape[0] != n or call.x.dim() != len(call.arguments["kernel"]) + 2:
         return None
-    A = _unfolded(call.x, call.arguments)  # (n, channels * kernel, T)
+    x, geometry = padded(call.x, call.arguments)
+    B = delta if delta.dim() == 4 else delta.unsqueeze(2)
     groups = call.arguments["groups"]
-    A = A.reshape(n, groups, -1, A.shape[2]).transpose(2, 3)
-    B = delta.reshape(n, groups, delta.shape[1] // groups, -1).transpose(2, 3)
-    if groups == 1:
-        return [_affine(net, call, A[:, 0], B[:, 0])]
+    if groups == 1 and call.weight is not None and not geometry.pointwise:
+        c = B.shape[1], x.shape[1] * geometry.kernel[0] * geometry.kernel[1]
+        return [ConvRows(_layer(net, _matrix_of(call, *c)), x, B, geometry, call.bias is not None)]
+    A = positions(x, geometry)  # (n, T, channels * kernel)
+    A = A.reshape(n, A.shape[1], groups, -1)
+    B = B.reshape(n, groups, B.shape[1] // groups, -1).transpose(2, 3)
     if groups <= _FEW_GROUPS:
-        return [_affine(net, call, A[:, g], B[:, g], (g, groups)) for g in range(groups)]
+        return [_affine(net, call, A[:, :, g], B[:, g], (g, groups)) for g in range(groups)]
     parts, names = [], []
     if call.weight is not None:
-        parts.append((B.transpose(2, 3) @ A).reshape(n, delta.shape[1], -1))
+        parts.append((B.transpose(2, 3) @ A.transpose(1, 2)).reshape(n, delta.shape[1], -1))
         names.append((call.weight, (delta.shape[1], parts[0].shape[2])))
     if call.bias is not None:
         parts.append(B.sum(dim=2).reshape(n, -1, 1))
@@ -221,13 +227,16 @@ def _conv_rows(net: Net, theta: Tensors, call: Call, delta: Any, layout: str, n:
 
 def _norm_rows(net: Net, theta: Tensors, call: Call, delta: Any, layout: str, n: int) -> list[LayerRows] | None:
     x = call.arguments["normalised"](call.x)
-    if call.arguments["axis"] == 1:
-        x, delta = x.movedim(1, -1), delta.movedim(1, -1)
+    if call.arguments["axis"] == 1 and x.dim() > 2:
+        if layout != "first" or x.shape[0] != n:
+            return None
+        A, B = (t.flatten(2).transpose(1, 2) for t in (x, delta))
     else:
-        x, delta = (t.flatten(-call.arguments["features"]) for t in (x, delta))
-    A, B = _positions(x, n, layout), _positions(delta, n, layout)
-    if A is None or B is None:
-        return None
+        if call.arguments["axis"] == -1:
+            x, delta = (t.flatten(-call.arguments["features"]) for t in (x, delta))
+        A, B = _positions(x, n, layout), _positions(delta, n, layout)
+        if A is None or B is None:
+            return None
     parts, names = [], []
     if call.weight is not None:
         parts.append((A * B).sum(dim=1))
@@ -258,15 +267,16 @@ _READ: dict[str, Callable[..., list[LayerRows] | None]] = {
 
 
 def _affine(net: Net, call: Call, A: Any, B: Any, group: tuple[int, int] = (0, 1)) -> AffineRows:
-    names: list[tuple[str, tuple[int, int]]] = []
-    inputs = []
-    if call.weight is not None:
-        names.append((call.weight, (B.shape[2], A.shape[2])))
-        inputs.append(A)
-    if call.bias is not None:
-        names.append((call.bias, (B.shape[2], 1)))
-        inputs.append(A.new_ones(*A.shape[:2], 1))
-    return AffineRows(_layer(net, names, group), inputs[0] if len(inputs) == 1 else torch.cat(inputs, dim=2), B)
+    layer = _layer(net, _matrix_of(call, B.shape[2], A.shape[2]), group)
+    if call.weight is None:  # the bias alone, as the weight of an input that is always one
+        return AffineRows(layer, A.new_ones(*A.shape[:2], 1), B)
+    return AffineRows(layer, A, B, bias=call.bias is not None)
+
+
+def _matrix_of(call: Call, b: int, a: int) -> list[tuple[str, tuple[int, int]]]:
+    """The parameters of a call and their shapes in the matrix ``(b, a [+ 1])``."""
+    weight = [] if call.weight is None else [(call.weight, (b, a))]
+    return weight + ([] if call.bias is None else [(call.bias, (b, 1))])
 
 
 def _layer(net: Net, names: list[tuple[str, tuple[int, int]]], group: tuple[int, int] = (0, 1)) -> Layer:
@@ -294,25 +304,6 @@ def _positions(x: torch.Tensor, n: int, layout: str) -> torch.Tensor | None:
         if layout == "merged_positions":
             return x.reshape(x.shape[0] // n, n, -1, a).transpose(0, 1).reshape(n, -1, a)
     return None
-
-
-def _unfolded(x: torch.Tensor, arguments: dict[str, Any]) -> torch.Tensor:
-    """Patches ``(n, channels * kernel, T)`` of the input of a convolution of one or two dimensions."""
-    dims = len(arguments["kernel"])
-    kernel, stride, dilation = (_as_tuple(arguments[k], dims) for k in ("kernel", "stride", "dilation"))
-    padding = arguments["padding"]
-    if padding == "same":
-        total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
-        x = nnf.pad(x, [side for t in reversed(total) for side in (t // 2, t - t // 2)])
-    padding = (0,) * dims if isinstance(padding, str) else _as_tuple(padding, dims)
-    if dims == 1:
-        x = x.unsqueeze(2)
-        kernel, stride, dilation, padding = (1, *kernel), (1, *stride), (1, *dilation), (0, *padding)
-    return nnf.unfold(x, kernel, dilation, padding, stride)
-
-
-def _as_tuple(value: Any, dims: int) -> tuple[int, ...]:
-    return (value,) * dims if isinstance(value, int) else tuple(value) * (dims if len(value) == 1 else 1)
 
 
 class _Truth:
