@@ -1,0 +1,195 @@
+"""Small nets trained from scratch on images of CIFAR-10 with human labels, all of their parameters scored."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from skinfluence import influence_scores
+from skinfluence.methods import CG, GEX, Arnoldi, LiSSA
+
+from . import _vision_data
+from ._vision_data import Home, Split
+from ._vision_linear import ENSEMBLE, LOSS, NONE, ORACLE, RANDOM, RATE, TRUSTED, detection, lowest_removed, row_loss
+
+#: The others follow from the name alone; these are cut down to a few times the cost of the rest.
+CUT = {
+    "cg": CG(max_iter=20),
+    "lissa": LiSSA(depth=30, batch_size=200),
+    "arnoldi": Arnoldi(rank=10, n_iter=20),
+    "gex": GEX(n_members=4, n_steps=50, lr=0.01),
+}
+METHODS = (
+    "ip", "ip_ensemble", "cg", "lissa", "arnoldi", "datainf", "ekfac", "trak", "tracin", "tda", "gex", "self_tracin",
+    "knn_shapley",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class NetSizes:
+    """Rows taken (None: all), epochs, epochs between two checkpoints, and where the net runs (None: a GPU if there)."""
+
+    train: int | None = 4000
+    val: int = 1000
+    test: int = 4000
+    epochs: int = 12
+    every: int = 4
+    methods: tuple[str, ...] = METHODS
+    device: str | None = None
+
+
+def draw(noise: str, seed: int, data_home: Home, sizes: NetSizes) -> Split:
+    """Training images drawn by seed, with human labels; test images parted by seed into validation and test rows."""
+    given, true = _vision_data.load_human_labels(noise, data_home)
+    y_test = _vision_data.load_labels("test", data_home)
+    rng = np.random.default_rng(seed)
+    train = np.sort(rng.permutation(len(true))[: sizes.train])
+    order = rng.permutation(len(y_test))
+    val, test = np.sort(order[: sizes.val]), np.sort(order[sizes.val : sizes.val + sizes.test])
+    parts = [("train", train), ("test", val), ("test", test)]
+    X, X_val, X_test = (_vision_data.load_images(part, data_home, rows) for part, rows in parts)
+    mean, std = X.mean(axis=(0, 1, 2)), X.std(axis=(0, 1, 2))
+
+    def scaled(images: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(((images - mean) / std).astype(np.float32).transpose(0, 3, 1, 2))
+
+    return Split(
+        scaled(X), given[train], (given != true)[train], scaled(X_val), y_test[val], scaled(X_test), y_test[test]
+    )
+
+
+def resnet() -> Any:
+    """Patches of 4 × 4 pixels, then three residual blocks of 16, 32 and 64 channels at 8 × 8, 4 × 4 and 2 × 2."""
+    from torch import nn
+
+    from .._nets import ResidualBlock
+
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 4, 4, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
+        ResidualBlock(16, 16, 1), ResidualBlock(16, 32, 2), ResidualBlock(32, 64, 2),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10),
+    )  # fmt: skip
+
+
+def mixer() -> Any:
+    """An MLP-Mixer: patches of 8 × 8 pixels, two blocks of width 64 (Tolstikhin et al., NeurIPS 2021)."""
+    from torch import nn
+
+    class Turned(nn.Module):
+        """Images as patches (n, 16, 64), or patches and channels exchanged."""
+
+        def forward(self, x: Any) -> Any:
+            return (x.flatten(2) if x.ndim == 4 else x).transpose(1, 2)
+
+    class Added(nn.Sequential):
+        """What goes in, added to what comes out."""
+
+        def forward(self, x: Any) -> Any:
+            return x + super().forward(x)
+
+    def block() -> list[nn.Module]:
+        over_patches = [nn.LayerNorm(64), Turned(), nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 16), Turned()]
+        over_channels = [nn.LayerNorm(64), nn.Linear(64, 128), nn.GELU(), nn.Linear(128, 64)]
+        return [Added(*over_patches), Added(*over_channels)]
+
+    class Pooled(nn.Module):
+        def forward(self, x: Any) -> Any:
+            return x.mean(dim=1)
+
+    return nn.Sequential(
+        nn.Conv2d(3, 64, 8, 8), Turned(), *block(), *block(), nn.LayerNorm(64), Pooled(), nn.Linear(64, 10)
+    )
+
+
+NETS: dict[str, Callable[[], Any]] = {"ResNet": resnet, "MLP-Mixer": mixer}
+
+
+def fit_net(name: str, X: np.ndarray, y: np.ndarray, seed: int, sizes: NetSizes) -> Any:
+    """A net trained by SGD with momentum at a rate that falls to 0, its run recorded."""
+    import torch
+    from skorch import NeuralNetClassifier
+    from skorch.callbacks import LRScheduler
+
+    from skinfluence.snapshots import CheckpointRecorder
+
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    device = sizes.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return NeuralNetClassifier(
+        NETS[name](), criterion=torch.nn.CrossEntropyLoss, optimizer=torch.optim.SGD, lr=0.05, optimizer__momentum=0.9,
+        optimizer__weight_decay=5e-4, max_epochs=sizes.epochs, batch_size=100, iterator_train__shuffle=True,
+        train_split=None, verbose=0, device=device, classes=np.arange(10),
+        callbacks=[
+            ("rate", LRScheduler(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=sizes.epochs)),
+            ("keep", CheckpointRecorder(every=min(sizes.every, sizes.epochs))),
+        ],
+    ).fit(X, y)  # fmt: skip
+
+
+def one_seed(net: str, noise: str, seed: int, data_home: Home, sizes: NetSizes) -> list[dict[str, Any]]:
+    """What every method does with one draw of the rows and one start of the net."""
+    split = draw(noise, seed, data_home, sizes)
+    began = time.perf_counter()
+    fitted = fit_net(net, split.X, split.y, seed, sizes)
+    common = {"part": net, "noise": noise, "protocol": TRUSTED, "seed": seed, "rows": len(split.y)}
+    common |= {"fit_seconds": time.perf_counter() - began, "wrong": split.wrong.mean()}
+
+    everything = _right(fitted, split)
+    training = float(np.mean(fitted.predict(split.X) == split.y))
+    rows = [common | {"method": NONE, "accuracy": everything.mean(), "training_accuracy": training, "removed": 0.0}]
+
+    outcomes = {NONE: everything}
+
+    def refitted(method: str, keep: np.ndarray) -> dict[str, Any]:
+        outcomes[method] = right = _right(fit_net(net, split.X[keep], split.y[keep], seed, sizes), split)
+        found = {"accuracy": right.mean(), "apart": (right != everything).mean()}
+        return found | {"removed": 1 - keep.mean(), "hit": split.wrong[~keep].mean()}
+
+    rows.append(common | {"method": ORACLE} | refitted(ORACLE, ~split.wrong))
+    for method, score in scorers(split, fitted, seed, sizes.methods).items():
+        began = time.perf_counter()
+        row = common | {"method": method}
+        rows.append(row)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # a net is away from its minimum, and the methods say so
+                scores = score()
+        except (TypeError, ValueError, RuntimeError) as error:
+            row["refused"] = str(error)
+            print(net, noise, seed, method, "refused:", error, flush=True)
+            continue
+        row["seconds"] = time.perf_counter() - began
+        row |= refitted(method, lowest_removed(scores, RATE)) | detection(scores, split.wrong)
+        print(net, noise, seed, method, f"{row['seconds']:.1f} s {row['accuracy']:.4f} {row['auroc']:.3f}", flush=True)
+    for row in rows:
+        if row["method"] in outcomes and ENSEMBLE in outcomes:
+            row["apart_ensemble"] = (outcomes[row["method"]] != outcomes[ENSEMBLE]).mean()
+    return rows
+
+
+def _right(net: Any, split: Split) -> np.ndarray:
+    return net.predict(split.X_test) == split.y_test
+
+
+def scorers(split: Split, net: Any, seed: int, methods: tuple[str, ...]) -> dict[str, Callable[[], np.ndarray]]:
+    """Method -> what scores the training rows."""
+    found: dict[str, Callable[[], np.ndarray]] = {
+        RANDOM: lambda: np.random.default_rng(seed).random(len(split.y)),
+        LOSS: lambda: -row_loss(softmax(net.forward(split.X).cpu().numpy()), split.y),
+    }
+    rows = split.X, split.y, split.X_val, split.y_val
+    return found | {
+        name: partial(influence_scores, net, *rows, method=CUT.get(name, name), random_state=seed) for name in methods
+    }
+
+
+def softmax(F: np.ndarray) -> np.ndarray:
+    # In double precision: a net that has memorised a row gives it a loss near 1e-6.
+    E = np.exp((F - F.max(axis=1, keepdims=True)).astype(np.float64))
+    return E / E.sum(axis=1, keepdims=True)

@@ -1,0 +1,49 @@
+"""The parts of the experiment, each stored when it is done, so that a run may be cut into many."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from typing import Any
+
+from . import _vision_features, _vision_linear, _vision_net
+from ._vision_data import NOISES, Home
+from ._vision_linear import Sizes
+from ._vision_net import NetSizes
+
+LINEAR = "linear"
+Part = tuple[str, str, int]
+
+
+def parts(linear_seeds: range, net_seeds: range) -> list[Part]:
+    """(linear head or net, noise, seed) of every part."""
+    found = [(LINEAR, noise, seed) for seed in linear_seeds for noise in NOISES]
+    return found + [(net, noise, seed) for net in _vision_net.NETS for seed in net_seeds for noise in NOISES]
+
+
+def compute(part: Part, data_home: Home, sizes: Sizes, net_sizes: NetSizes) -> list[dict[str, Any]]:
+    """The rows of a part."""
+    name, noise, seed = part
+    began = time.perf_counter()
+    if name == LINEAR:
+        rows = _vision_linear.one_seed(noise, seed, data_home, sizes)
+    else:
+        rows = _vision_net.one_seed(name, noise, seed, data_home, net_sizes)
+    rows[0]["part_seconds"] = time.perf_counter() - began
+    return rows
+
+
+def stored_or_computed(part: Part, data_home: Home, sizes: Sizes, net_sizes: NetSizes) -> list[dict[str, Any]]:
+    """The rows of a part, from the cache folder if they were made there with the same sizes."""
+    name, noise, seed = part
+    settings = json.loads(json.dumps(asdict(sizes if name == LINEAR else net_sizes)))
+    path = _vision_features.cache_folder() / "vision" / f"{name}-{noise}-{seed}.json"
+    if path.is_file():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found["settings"] == settings:
+            return found["rows"]
+    rows = compute(part, data_home, sizes, net_sizes)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"settings": settings, "rows": rows}, default=float), encoding="utf-8")
+    return rows
