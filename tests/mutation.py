@@ -40,6 +40,9 @@ TESTS: dict[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 
+_PYTEST = "-x -q --no-header --tb=no --assert=plain -p no:cacheprovider -p no:xdist -p no:cov".split()
+_BROKEN = 99  # not a status of pytest's: the fault is this script's
+
 EQUIVALENT: dict[tuple[str, str], str] = {}
 """(file, expression or statement as `ast.unparse` writes it) -> why no test can, or should, tell a change in it."""
 
@@ -153,8 +156,11 @@ def _run(relative: str, source: str) -> None:
     tests = next(tests for part, tests in TESTS.items() if relative.startswith(part))
     quiet = io.StringIO()
     with redirect_stdout(quiet), redirect_stderr(quiet):
-        status = pytest.main(["-x", "-q", "--no-header", "--tb=no", "-p", "no:cacheprovider", "-p", "no:xdist", *tests])
-    os._exit(int(status))
+        try:
+            status = int(pytest.main([*_PYTEST, *tests]))
+        except BaseException:
+            status = _BROKEN
+    os._exit(status)
 
 
 def survives(relative: str, source: str, seconds: float) -> bool:
@@ -167,7 +173,7 @@ def survives(relative: str, source: str, seconds: float) -> bool:
         child.join()
         return False
     if child.exitcode not in (0, 1, 2):  # passed, failed, or could not even be imported
-        raise SystemExit(f"pytest ended with status {child.exitcode} on {relative}.")
+        raise SystemExit(f"The tests of {relative} could not be run: status {child.exitcode}.")
     return child.exitcode == 0
 
 
