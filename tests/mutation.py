@@ -40,7 +40,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 
-_PYTEST = "-x -q --no-header --tb=no --assert=plain -p no:cacheprovider -p no:xdist -p no:cov".split()
+_PYTEST = ("-x", "-q", "--tb=no", "--assert=plain", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:cov")
 _BROKEN = 99  # not a status of pytest's: the fault is this script's
 
 EQUIVALENT: dict[tuple[str, str], str] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ POINTS = {
     ),
     "squared epsilon": (
         curves.squared_epsilon_insensitive_curve(0.5),
-        [-2, -0.5, 0.25, 0.5, 1], [2.25, 0, 0, 0, 0.25], [-3, 0, 0, 0, 1], [2, 0, 0, 0, 2],
+        [-2, -0.5, 0, 0.5, 1], [2.25, 0, 0, 0, 0.25], [-3, 0, 0, 0, 1], [2, 0, 0, 0, 2],
     ),
     "pinball": (curves.pinball_curve(0.25), [-2, 0, 4], [0.5, 0, 3], [-0.25, 0.75, 0.75], None),
     "log": (
@@ -78,6 +79,22 @@ def test_curves_know_their_names():
         "hinge", "hinge", "squared_hinge", "modified_huber", "squared_error", "squared_error", "huber", "huber",
         "epsilon_insensitive", "squared_epsilon_insensitive", "pinball", "log_loss", "gce(1)", "gce(0.5)",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [curves.hinge_curve(), MarginLoss(curves.hinge_curve()), SoftmaxLoss(), ResidualLoss(curves.squared_curve()),
+     DevianceLoss(1.0)],
+    ids=lambda kept: type(kept).__name__,
+)  # fmt: skip
+def test_curves_and_losses_do_not_change(kept):
+    name = next(iter(vars(kept)))
+    with pytest.raises(FrozenInstanceError):
+        setattr(kept, name, None)
+
+
+def test_a_curve_shows_its_name():
+    assert repr(curves.hinge_curve()) == "Curve(name='hinge')"
 
 
 def test_a_shifted_curve_without_curvature_has_none():
