@@ -17,10 +17,11 @@ choose. With 200 trusted rows besides, influence is taken on these; "trusted row
 model of those 200.
 
 *Regression.* Ridge on targets in units of their own spread. "Gross" targets are 5 to 15 of them too high; "shuffled"
-ones belong to another row. As many rows are removed as were spoilt (5 % where none is), save by cleanlab, and where a
-grid over the removal rate, cross-validated by the absolute error on the spoilt targets themselves, chooses. Scores are
-cross-fitted under Huber's loss; "squared loss" is what happens under the training loss, which the spoilt rows among the
-judges dominate. Huber's regression is the baseline that needs no curation at all.
+ones belong to another row. As many rows are removed as were spoilt (5 % where none is), save by cleanlab's own choice,
+and where a grid over the removal rate, cross-validated by the absolute error on the spoilt targets themselves, chooses.
+Scores are cross-fitted under Huber's loss. "Squared loss" is what happens under the training loss, which the spoilt
+rows among the judges dominate, and "through Huber" what happens when the model itself is fitted by Huber's loss, which
+leaves that objective next to no gradient. Huber's regression is the baseline that needs no curation at all.
 
 *Trees.* Gradient-boosted trees are trained at the end of a `skinfluence.Pipeline` whose curator scores the rows through
 a logistic regression or an MLP of 32 hidden units (40 epochs), for the trees have no gradients; beside them the trees'
