@@ -92,8 +92,8 @@ class Sizes:
 FULL = Sizes(
     linear=(12_000, 50, 10), net=(2000, 256, 10), small=(200, 20, 3),
     linear_growth=(8000, 50, 6), net_growth=(2000, 128, 6),
-    factors={ROWS: (0.25, 0.5, 1, 2, 4, 8), WIDTH: (0.5, 1, 2, 4), CLASSES: (0.5, 1, 2, 4)}, gex_steps=800, rounds=ROUNDS,
-    not_on_nets=NOT_ON_NETS,
+    factors={ROWS: (0.25, 0.5, 1, 2, 4, 8), WIDTH: (0.5, 1, 2, 4), CLASSES: (0.5, 1, 2, 4)},
+    gex_steps=800, rounds=ROUNDS, not_on_nets=NOT_ON_NETS,
 )  # fmt: skip
 QUICK = Sizes(
     linear=(200, 8, 3), net=(60, 6, 3), small=(24, 3, 3), linear_growth=(60, 4, 3), net_growth=(40, 4, 3),
