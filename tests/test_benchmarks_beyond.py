@@ -155,7 +155,8 @@ def test_trees_are_curated_through_another_model(data_home, monkeypatch):
     monkeypatch.setattr(trees, "surrogate", quick_surrogate)
     rows = trees.one_seed("spambase", 0.3, 1, 150, 5, data_home)
     found = {row["method"]: row for row in rows}
-    assert set(trees.SURROGATES) <= set(found)
+    assert {*trees.SURROGATES, "linear, per-row loss", "per-row loss" + trees.AS_FLIPPED} <= set(found)
+    assert found["linear, per-row loss"]["auroc"] != found["per-row loss"]["auroc"]
     assert "linear, exact, auto" + trees.AS_FLIPPED not in found
     assert found["linear, exact" + trees.AS_FLIPPED]["removed"] == pytest.approx(0.3, abs=0.01)
     assert found["linear, exact"]["auroc"] > 0.6

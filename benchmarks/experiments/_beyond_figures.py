@@ -50,7 +50,7 @@ def regression(rows: list[dict[str, Any]]) -> Figure:
             ax.scatter(found, range(len(methods)), s=30, marker=marker, facecolor="none", edgecolor=colour, label=data)
             ax.axvline(max(own[NONE], -1.0), color=colour, lw=0.7, ls=":")
         ax.set_title(f"targets: {case}")
-        ax.set_xlabel("R² on clean targets")
+        ax.set_xlabel("R² on clean targets (below −1: at −1)")
         ax.grid(axis="y")
     axes[0][0].set_yticks(range(len(methods)), methods)
     handles, labels = axes[0][0].get_legend_handles_labels()

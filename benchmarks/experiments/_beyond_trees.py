@@ -21,6 +21,9 @@ FLIPS = (0.0, 0.1, 0.3)
 RATE = 0.05
 #: Added to the names of methods that remove as large a share as was flipped.
 AS_FLIPPED = ", as many as flipped"
+BASELINES = (curators.LOSS, curators.CLEANLAB)
+#: Ends of the names of what chooses how many rows to remove.
+CHOOSING = (curators.CLEANLAB, "auto")
 VALUES = ("accuracy", "balanced_accuracy", "majority", "removed", "auroc")
 #: Surrogate, method and rate; the names say the first two.
 SURROGATES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -44,6 +47,9 @@ def one_seed(data: str, flips: float, seed: int, cap: int, n_iter: int, data_hom
     X, y = table.X_train, table.y_train
     trees = HistGradientBoostingClassifier(max_iter=n_iter, random_state=seed)
     outcomes = curators.quietly(curators.baselines, X, y, trees, seed, RATE)
+    # What the surrogate knows by itself, without influence.
+    of_surrogate = curators.quietly(curators.baselines, X, y, surrogate("linear"), seed, RATE)
+    outcomes |= {f"linear, {name}": of_surrogate[name] for name in BASELINES if name in of_surrogate}
     fitted = {name: curators.retrained(trees, X, y, outcome) for name, outcome in outcomes.items()}
     for name, (kind, params) in SURROGATES.items():
         pipe = Pipeline(
@@ -52,7 +58,8 @@ def one_seed(data: str, flips: float, seed: int, cap: int, n_iter: int, data_hom
         fitted[name] = curators.quietly(pipe.fit, X, y)
         outcomes[name] = curators.Outcome(pipe["curate"].get_support(), -pipe["curate"].scores_)
     if flips > RATE:
-        for name in (curators.LOSS, *(name for name in SURROGATES if not name.endswith("auto"))):
+        ranked = [name for name, outcome in outcomes.items() if outcome.suspicion is not None]
+        for name in (name for name in ranked if not name.endswith(CHOOSING)):
             more = outcomes[name].at_rate(flips)
             outcomes[name + AS_FLIPPED] = more
             fitted[name + AS_FLIPPED] = curators.retrained(trees, X, y, more)

@@ -24,9 +24,10 @@ rows among the judges dominate, and "through Huber" what happens when the model 
 leaves that objective next to no gradient. Huber's regression is the baseline that needs no curation at all.
 
 *Trees.* Gradient-boosted trees are trained at the end of a `skinfluence.Pipeline` whose curator scores the rows through
-a logistic regression or an MLP of 32 hidden units (40 epochs), for the trees have no gradients; beside them the trees'
-own out-of-fold loss, and cleanlab on the trees' own out-of-fold probabilities. 5 % of the rows are removed, in the
-lines below them as large a share as was flipped.
+a logistic regression or an MLP of 32 hidden units (40 epochs), for the trees have no gradients. Beside them stand the
+trees' own out-of-fold loss, and cleanlab on the trees' own out-of-fold probabilities; and both of the same logistic
+regression, for what a stiff model knows of the labels it does not owe to influence. 5 % of the rows are removed, in the
+lines "as many as flipped" as large a share as was flipped.
 """
 
 from __future__ import annotations
