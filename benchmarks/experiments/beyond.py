@@ -175,6 +175,8 @@ def _regression(own: list[dict[str, Any]], value: str) -> list[dict[str, Any]]:
 
 
 def _trees(rows: list[dict[str, Any]], value: str) -> list[dict[str, Any]]:
+    if value == "auroc":  # nothing to find without flips, and a ranking is the same whatever is removed
+        rows = [row for row in rows if row["flips"] and not row["method"].endswith(trees.AS_FLIPPED)]
     found = {(row["method"], row["data"], row["flips"]): row for row in rows}
     cells = list(dict.fromkeys((row["data"], row["flips"]) for row in rows))
     table = []
