@@ -1,8 +1,8 @@
 """Cost of every method as a multiple of IP, gradients included, and how it grows with the size of the task.
 
 Appendix A.5 (Table 6) and Figure 2 of "Revisit, Extend, and Enhance Hessian-Free Influence Functions". The paper's
-times are "without sample gradients", which it takes to be there already; with them, so it says, CIFAR-10N takes another
-61 s for the training and 4 s for the validation rows. Here nothing is there already: a time is that of the whole call,
+times leave out the gradients, which it takes to be there already; to make them, it says, takes 61 s and 4 s on
+CIFAR-10N, for the training and the validation rows. Here nothing is there already: a time is that of the whole call,
 `influence_scores` on a fitted model, its set-up, gradients, curvature and products included, with each method's default
 settings, and five checkpoints for "tracin" and "tda". Rows are drawn, and a validation row comes to twenty training
 rows.
