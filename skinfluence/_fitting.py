@@ -133,7 +133,7 @@ def fit_estimator(estimator: Any, X: Any, y: Any, sample_weight: np.ndarray | No
     if is_frozen(estimator):
         return estimator
     estimator = seeded(clone(estimator), seed)
-    with torch_seed(seed):
+    with torch_seed(seed, estimator):
         return _fit(estimator, X, y, sample_weight)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,18 +24,29 @@ def unseeded(estimator: Any) -> list[str]:
     return sorted(name for name, value in params.items() if name.split("__")[-1] == "random_state" and value is None)
 
 
-@contextmanager
-def torch_seed(seed: int) -> Iterator[None]:
-    """Torch's random numbers drawn from ``seed`` within, and as they were afterwards.
+# Torch's random numbers are one stream for all threads. Whoever seeds it, or puts it back, holds this meanwhile.
+TORCH_LOCK = threading.RLock()
+_WITHOUT_TORCH = ("sklearn", "numpy", "scipy", "builtins")
 
-    A net has no ``random_state``: its first weights and its batches come from torch's global numbers. Where torch was
-    never imported there are none.
+
+@contextmanager
+def torch_seed(seed: int, estimator: Any) -> Iterator[None]:
+    """Torch's random numbers drawn from ``seed`` within, where ``estimator`` is fitted, and as they were afterwards.
+
+    A net has no ``random_state``: its first weights and its batches come from torch's global numbers. So two threads do
+    not fit nets at once. Where torch was never imported there are none, and estimators that are scikit-learn's all
+    through draw none.
     """
     torch: Any = sys.modules.get("torch")
-    if torch is None:
+    if torch is None or not _may_draw(estimator):
         yield
         return
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=devices):
+    with TORCH_LOCK, torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         yield
+
+
+def _may_draw(estimator: Any) -> bool:
+    parts = (estimator, *estimator.get_params(deep=True).values())
+    return any(getattr(part, "__module__", "builtins").partition(".")[0] not in _WITHOUT_TORCH for part in parts)

@@ -208,7 +208,7 @@ class Refit:
                 weight = np.concatenate([_ones_if_none(rows), _ones_if_none(added)])
             X, y = _stack(X, raw_rows(added.X)), np.concatenate([y, added.y])
         estimator = clone(self.estimator)
-        with torch_seed(self.seed):
+        with torch_seed(self.seed, estimator):
             # The weights are the user's, without class_weight, which the estimator puts on again itself.
             estimator.fit(X, self._targets(y), **({} if weight is None else {"sample_weight": weight}))
         return as_model(estimator).model

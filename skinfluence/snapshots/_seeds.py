@@ -83,7 +83,7 @@ def _refit(problem: TrainingProblem, names: list[str], seeds: list[int]) -> np.n
     # Weights without class_weight, which the estimator puts on again.
     weight = {} if rows.user_weight is None else {"sample_weight": rows.user_weight}
     estimator = clone(fitted.estimator).set_params(**dict(zip(names, seeds, strict=False)))
-    with torch_seed(seeds[0]):
+    with torch_seed(seeds[0], estimator):
         estimator.fit(X, _targets(problem), **weight)
     return np.asarray(as_model(estimator).model.params)
 

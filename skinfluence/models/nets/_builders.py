@@ -208,7 +208,7 @@ def from_mlp(estimator: Any, options: NetOptions) -> FittedModel:
     activation = {"relu": nn.ReLU, "tanh": nn.Tanh, "logistic": nn.Sigmoid, "identity": nn.Identity}
     layers: list[nn.Module] = []
     for W, b in zip(estimator.coefs_, estimator.intercepts_, strict=True):
-        linear = nn.Linear(*W.shape)
+        linear = nn.utils.skip_init(nn.Linear, *W.shape)  # which draws no first weights from torch's random numbers
         linear.weight = nn.Parameter(torch.from_numpy(np.array(W.T)))
         linear.bias = nn.Parameter(torch.from_numpy(np.array(b)))
         layers += [linear, activation[estimator.activation]()]

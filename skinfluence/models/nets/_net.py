@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import re
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -15,10 +14,9 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-Tensors = dict[str, torch.Tensor]
+from ..._seeds import TORCH_LOCK
 
-# One for all nets: what is held still (random numbers, which kernels are used) is torch's as a whole.
-_LOCK = threading.RLock()
+Tensors = dict[str, torch.Tensor]
 
 
 class Net:
@@ -101,7 +99,7 @@ class Net:
         devices = [self.device] if self.device.type == "cuda" else []
         plain = self.recurrent and self.device.type == "cuda"
         kernels = torch.backends.cudnn.flags(enabled=False) if plain else nullcontext()
-        with _LOCK, torch.inference_mode(False), torch.random.fork_rng(devices=devices), kernels:
+        with TORCH_LOCK, torch.inference_mode(False), torch.random.fork_rng(devices=devices), kernels:
             drawn = np.random.get_state()  # noqa: NPY002 - it is the global state that a module may draw from
             try:
                 yield
