@@ -96,8 +96,8 @@ FULL = Sizes(
     gex_steps=800, rounds=ROUNDS, not_on_nets=NOT_ON_NETS,
 )  # fmt: skip
 QUICK = Sizes(
-    linear=(200, 8, 3), net=(60, 6, 3), small=(24, 3, 3), linear_growth=(60, 4, 3), net_growth=(40, 4, 3),
-    factors={ROWS: (0.5, 1, 2), WIDTH: (1,), CLASSES: (1,)}, gex_steps=5, rounds=2, not_on_nets=(*NOT_ON_NETS, *LONG),
+    linear=(200, 8, 3), net=(60, 6, 3), small=(20, 2, 2), linear_growth=(60, 4, 3), net_growth=(40, 4, 3),
+    factors={ROWS: (1, 2), WIDTH: (1,), CLASSES: (1,)}, gex_steps=5, rounds=1, not_on_nets=(*NOT_ON_NETS, *LONG),
 )  # fmt: skip
 MAKERS: dict[str, Callable[[int, int, int], Task]] = {LINEAR: linear_task, NET: net_task}
 
