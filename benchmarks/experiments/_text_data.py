@@ -51,6 +51,12 @@ class Task:
         val, test = train_test_split(rows, test_size=0.5, stratify=self.y_dev, random_state=seed)
         return np.sort(val), np.sort(test)
 
+    def parted(self, n: int) -> tuple[Task, Task]:
+        """``n`` of the training rows, drawn once and for all, and the others; each with all development rows."""
+        order = np.random.default_rng(0).permutation(len(self.train))
+        parts = np.sort(order[:n]), np.sort(order[n:])
+        return tuple(replace(self, train=[self.train[i] for i in own], y_train=self.y_train[own]) for own in parts)  # type: ignore[return-value]
+
     def some(self, n_train: int, n_dev: int) -> Task:
         """The first rows only."""
         return replace(

@@ -100,6 +100,22 @@ class Bert(nn.Module):
         return states
 
 
+class Tuned:
+    """An encoder with weights of its own, those that fine-tuning came to."""
+
+    def __init__(self, encoder: Encoder, weights: dict[str, np.ndarray], said: str) -> None:
+        self.encoder, self.weights = encoder, weights
+        self.name, self.width, self.n_layers = f"{encoder.name} {said}", encoder.width, encoder.n_layers
+
+    def tokens(self, rows: Sequence[tuple[str, ...]], length: int | None = None) -> Batch:
+        return self.encoder.tokens(rows, length)
+
+    def body(self) -> nn.Module:
+        body = self.encoder.body()
+        body.load_state_dict({name: torch.from_numpy(part) for name, part in self.weights.items()})
+        return body
+
+
 # --- a tiny one -------------------------------------------------------------------------------------------------------
 
 
