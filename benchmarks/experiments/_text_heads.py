@@ -31,7 +31,7 @@ UTILITY, FAIRNESS, JOINT = "utility", "fairness", "joint"
 CROWS = "fairness on CrowS-Pairs"
 JOINT_CROWS = "joint, CrowS-Pairs"
 #: Of the features that the head is trained on.
-N_COMPONENTS = 128
+N_COMPONENTS = 256
 #: Label -> method; LiSSA, Arnoldi and GEX are kept to some hundred steps.
 METHODS: dict[str, Any] = {
     "ip": "ip",

@@ -9,7 +9,7 @@ half, and its twins, the scores are taken; the other half is tested on.
 What is different here. The encoder is all-MiniLM-L6-v2 (six layers, 22 million parameters; RoBERTa-base has twelve and
 125 million), for a processor and not for a graphics card. For five seeds and all curators the whole of it cannot be
 trained again and again on one: there it is fixed, and what is trained, scored and trained again is a head, a layer of
-64 with ReLU on the 128 leading principal components of the encoder's mean states (RTE: u, v, |u - v| and u v of the two
+64 with ReLU on the 256 leading principal components of the encoder's mean states (RTE: u, v, |u - v| and u v of the two
 sentences; CoLA: those of layers 2, 4 and 6). For RTE the encoder is as it comes. For CoLA, of which it knows nothing as
 it comes, it is first fine-tuned on 3,000 of the training rows, and the head's rows are the others. In a check on RTE,
 one seed, the whole encoder is fine-tuned, scored and fine-tuned again, on training pairs no longer than 48 tokens. QNLI
@@ -282,28 +282,28 @@ def figures(result: dict[str, Any]) -> dict[str, Figure]:
         heads.JOINT: ("^", _figures.ORANGE),
         "self": ("v", _figures.GREEN),
     }
+    numbered = {method: str(k) for k, method in enumerate(heads.METHODS, 1)}
+    lettered = dict(zip(heads.BASELINES[1:], "abcd", strict=True))
     for (task, title), ax in zip(data.TASKS.items(), axes, strict=True):
         own = [row for row in result["rows"] if row["task"] == task]
         without = next(row for row in own if row["method"] == heads.NONE)
         at = {"x": without["accuracy"]["mean"], "y": without["fair"]["mean"]}
         for row in own:
             x, y = row["accuracy"]["mean"], row["fair"]["mean"]
+            marker, colour = looks.get(row["objective"], ("D", _figures.GREY))
             if row["objective"] in looks:
-                marker, colour = looks[row["objective"]]
-                label = {"self": "self-influence"}.get(row["objective"], f"by {row['objective']}")
+                label = {"self": f"{row['method']} (self-influence)"}.get(row["objective"], f"by {row['objective']}")
                 ax.plot(x, y, marker, color=colour, ms=6, mec=_figures.BLACK, mew=0.5, label=label)
-                if row["objective"] == heads.JOINT:
-                    ax.annotate(row["method"], (x, y), xytext=(5, 3), textcoords="offset points", fontsize=7.5)
-            elif row["method"] != heads.NONE and not row["objective"]:
-                spread = (
-                    {"xerr": row["accuracy"]["std"], "yerr": row["fair"]["std"]}
-                    if row["method"] == heads.RANDOM
-                    else {}
+            elif row["method"] in lettered:
+                random = row["method"] == heads.RANDOM
+                spread = {"xerr": row["accuracy"]["std"], "yerr": row["fair"]["std"]} if random else {}
+                ax.errorbar(
+                    x, y, fmt=marker, color=colour, ms=5, mfc="white", elinewidth=0.6, label="baselines", **spread
                 )
-                ax.errorbar(x, y, marker="D", color=_figures.GREY, ms=5, mfc="white", elinewidth=0.6, label="baselines",
-                            **spread)  # fmt: skip
-                ax.annotate(row["method"].partition(",")[0 if "start" not in row["method"] else 2].strip(), (x, y),
-                            xytext=(5, -9), textcoords="offset points", fontsize=7.5, color=_figures.GREY)  # fmt: skip
+            name = (
+                numbered.get(row["method"], "") if row["objective"] == heads.JOINT else lettered.get(row["method"], "")
+            )
+            ax.annotate(name, (x, y), xytext=(4, 3), textcoords="offset points", fontsize=8)
         ax.plot(*at.values(), "*", color=_figures.BLACK, ms=14, label=heads.NONE)
         ax.axvline(at["x"], color=_figures.GREY, lw=0.8, ls=":")
         ax.axhline(at["y"], color=_figures.GREY, lw=0.8, ls=":")
@@ -317,5 +317,7 @@ def figures(result: dict[str, Any]) -> dict[str, Figure]:
     for ax in axes:
         handles |= {label: handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
+    key = [f"{mark} {name}" for name, mark in (numbered | lettered).items()]
+    figure.supxlabel(", ".join(key[:10]) + "\n" + ", ".join(key[10:]), fontsize=8)
     figure.suptitle("5 % of the training rows removed: above and to the right of the star both are better")
     return {"text": figure}
