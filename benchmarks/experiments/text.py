@@ -318,6 +318,9 @@ def figures(result: dict[str, Any]) -> dict[str, Figure]:
         handles |= {label: handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
     key = [f"{mark} {name}" for name, mark in (numbered | lettered).items()]
-    figure.supxlabel(", ".join(key[:10]) + "\n" + ", ".join(key[10:]), fontsize=8)
-    figure.suptitle("5 % of the training rows removed: above and to the right of the star both are better")
+    figure.suptitle(
+        "5 % of the training rows removed: above and to the right of the star both are better\n"
+        f"{', '.join(key[:10])}\n{', '.join(key[10:])}",
+        fontsize=9,
+    )
     return {"text": figure}
