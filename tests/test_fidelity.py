@@ -211,6 +211,21 @@ def test_repeats_are_averaged(fitted, exact):
     assert np.abs(three.actual - many).mean() < np.abs(one.actual - many).mean()
 
 
+def test_repeats_without_each_row_are_averaged(fitted, exact):
+    estimator = CountingSGD(loss="log_loss", max_iter=5, tol=None).fit(*fitted[1:3])
+    given = (estimator, *fitted[1:3], exact, *fitted[3:])
+    options = {"n_rows": 5, "random_state": 0, "n_resamples": 10}
+    CountingSGD.n_fits = 0
+    one = leave_one_out_correlation(*given, **options).actual
+    assert CountingSGD.n_fits == 6
+    three = leave_one_out_correlation(*given, n_repeats=3, **options).actual
+    assert CountingSGD.n_fits == 6 + 3 * 6
+    many = leave_one_out_correlation(*given, n_repeats=12, **options).actual
+    assert np.abs(three - many).mean() < np.abs(one - many).mean()
+    with pytest.raises(ValueError, match="n_repeats"):
+        leave_one_out_correlation(*given, n_repeats=0, **options)
+
+
 def test_what_draws_nothing_is_refitted_once():
     X, y = make_regression(60, 4, noise=5.0, random_state=0)
     estimator = Counting().fit(X[:30], y[:30])
