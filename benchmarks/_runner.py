@@ -20,7 +20,7 @@ from joblib import Parallel, delayed, parallel_config
 from threadpoolctl import threadpool_info
 
 RESULTS = Path(__file__).parent / "results"
-MEASUREMENTS = ("noise", "speed", "nets_speed", "nets_gpu", "large")
+MEASUREMENTS = ("noise", "fidelity", "speed", "nets_speed", "nets_gpu", "large")
 EXPERIMENTS = ("synthetic", "moons", "defence", "fairness", "text", "cost", "beyond", "vision")
 NAMES = (*MEASUREMENTS, *EXPERIMENTS)
 _PACKAGES = (
