@@ -45,8 +45,12 @@ def test_all_methods_share_the_refits(tmp_path):
 def test_time_is_a_multiple_of_ip_in_the_same_round(monkeypatch):
     monkeypatch.setattr(fidelity, "_seconds", lambda call: call())
     assert fidelity.timed(lambda: (0.4, "scores"), lambda: (0.2, None), 3) == ("scores", 0.4, pytest.approx(2.0))
-    rounds = iter([(6.0, "slow")])  # asked for once
-    assert fidelity.timed(lambda: next(rounds), lambda: (2.0, None), 3) == ("slow", 6.0, 3.0)
+    first_is_slow = iter([(4.0, "scores"), (0.2, ""), (0.3, ""), (0.4, "")])  # the first call is not counted
+    assert fidelity.timed(lambda: next(first_is_slow), lambda: (0.1, None), 3) == ("scores", 0.3, pytest.approx(3.0))
+    slow = iter([(4.0, "scores"), (3.0, "")])
+    assert fidelity.timed(lambda: next(slow), lambda: (1.0, None), 3) == ("scores", 3.0, 3.0)
+    very_slow = iter([(6.0, "scores")])  # asked for once
+    assert fidelity.timed(lambda: next(very_slow), lambda: (2.0, None), 3) == ("scores", 6.0, 3.0)
 
 
 def test_a_quick_run_is_stored_with_its_tables(monkeypatch, tmp_path):
