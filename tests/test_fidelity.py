@@ -12,6 +12,7 @@ from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge, SG
 from sklearn.svm import LinearSVC
 
 from skinfluence import HeldOut, fidelity, influence_scores
+from skinfluence._bootstrap import Bootstrap, _spearman
 from skinfluence.fidelity import leave_one_out_correlation, linear_datamodeling_score
 from skinfluence.methods._refit import LeaveOneOut
 from skinfluence.models import as_model
@@ -266,19 +267,19 @@ def test_correlations_of_samples_with_ties_are_scipys():
     a, b = rng.randint(5, size=(4, 30)), rng.standard_normal((4, 30)).argsort(axis=1)
     for counts in (np.ones(30, dtype=int), np.bincount(rng.randint(30, size=30), minlength=30)):
         expected = [spearmanr(np.repeat(x, counts), np.repeat(y, counts)).statistic for x, y in zip(a, b, strict=True)]
-        assert_allclose(fidelity._spearman(a, b, counts), expected, rtol=1e-10)
+        assert_allclose(_spearman(a, b, counts), expected, rtol=1e-10)
 
 
 def test_the_interval_is_that_of_the_bootstrap():
     rng = np.random.RandomState(0)
     predicted = rng.standard_normal(40)
     actual = predicted + rng.standard_normal(40)
-    score, (low, high), _ = fidelity._Bootstrap(400, 0.9, 0).correlate(predicted, actual, None)
+    score, (low, high), _ = Bootstrap(400, 0.9, 0).correlate(predicted, actual, None)
     assert_allclose(score, spearmanr(predicted, actual).statistic)
     samples = [rng.randint(40, size=40) for _ in range(400)]
     expected = np.quantile([spearmanr(predicted[s], actual[s]).statistic for s in samples], [0.05, 0.95])
     assert_allclose([low, high], expected, atol=0.05)
-    _, wider, _ = fidelity._Bootstrap(400, 0.99, 0).correlate(predicted, actual, None)
+    _, wider, _ = Bootstrap(400, 0.99, 0).correlate(predicted, actual, None)
     assert wider[0] < low < high < wider[1]
 
 
@@ -287,10 +288,10 @@ def test_the_interval_of_many_rows_is_over_rows_too():
     rng = np.random.RandomState(0)
     actual = rng.standard_normal((6, 2000))
     predicted = actual * np.array([1, 1, 1, -1, 1, -1])[:, None] + 0.1 * rng.standard_normal((6, 2000))
-    _, (low, high), each = fidelity._Bootstrap(200, 0.9, 0).correlate(predicted, actual, None)
+    _, (low, high), each = Bootstrap(200, 0.9, 0).correlate(predicted, actual, None)
     assert high - low > 0.5
     assert np.ptp(each) > 1.9
-    _, (low, high), _ = fidelity._Bootstrap(200, 0.9, 0).correlate(predicted[0], actual[0], None)
+    _, (low, high), _ = Bootstrap(200, 0.9, 0).correlate(predicted[0], actual[0], None)
     assert high - low < 0.05
 
 
