@@ -132,6 +132,22 @@ def test_a_solve_on_what_is_free():
     assert_array_equal(restricted(np.ones((3, 2))), [[2, 2], [0, 0], [2, 2]])
 
 
+def test_where_no_parameter_can_move_nothing_does():
+    X, y = np.random.RandomState(0).standard_normal((N, 3)), np.arange(N) / N
+    problem = TrainingProblem(as_model(Lasso(1e3, fit_intercept=False).fit(X, y)), X, y)
+    assert not problem.free.any()
+    for inverse in (Identity(), ExactInverse(), CGInverse(), LiSSAInverse(), LiSSAInverse(batch_size=5),
+                    ArnoldiInverse(), DataInfInverse(), EKFACInverse(), ProjectedFisher()):  # fmt: skip
+        solve, report = inverse.at(problem, problem.params)
+        assert_array_equal(solve(np.arange(1.0, 4.0)), np.zeros(3))
+        assert_array_equal(solve(np.ones((3, 2))), np.zeros((3, 2)))
+        assert report.get("rank", 0) == 0
+        assert report.get("n_projections", 0) == 0
+    assert ProjectedFisher(damping=0.3).at(problem, problem.params)[1]["damping"] == 0.3
+    with pytest.raises(ValueError, match="damping"):
+        ProjectedFisher(damping=-1.0).at(problem, problem.params)
+
+
 # --- exact ------------------------------------------------------------------------------------------------------------
 
 
@@ -330,6 +346,137 @@ def _solved(inverse, problem, g):
     return solve(g), report
 
 
+def test_cg_of_negative_curvature_starts_again_with_more_damping():
+    A = np.diag([2.0, -1.0, 4.0, 5.0])
+    g = np.array([3.0, 1.0, -2.0, 1.0])
+    problem = Curved(A)
+    # A tenth of the mean eigenvalue, as for every net, leaves a direction of negative curvature.
+    solve, report = CGInverse(tol=1e-12).at(problem, np.zeros(4))
+    assert_allclose(report["damping"], 0.25)
+    *_, least = cg.conjugate_gradients(lambda v: A @ v + 0.25 * v, g, np.copy, 1e-12, 1000)
+    assert -0.75 <= least < 0
+    added = 0.25 + 10 * abs(least)
+    with pytest.warns(ConvergenceWarning, match=rf"has negative curvature; {added:.3g} was added to its diagonal"):
+        u = solve(g)
+    assert_allclose(report["damping"], added)
+    assert_allclose(u, g / (np.diag(A) + added), rtol=1e-10)
+    assert report["residual"] > 1e-12  # of the run that stopped, too: the worst is told
+    # What was added stays, for all that is solved afterwards: every column by the same matrix, and no second warning.
+    assert_allclose(solve(np.eye(4)), np.diag(1 / (np.diag(A) + added)), rtol=1e-10)
+
+
+def test_cg_adds_damping_until_no_negative_curvature_is_met():
+    """A Hessian that shows more of its negative curvature at each start asks for more at each."""
+    A = np.diag([100.0, -0.01, -50.0])
+    g = np.array([1.0, 1.0, 1e-3])
+    with pytest.warns(ConvergenceWarning) as warned:
+        u, report = _solved(CGInverse(tol=1e-10), Curved(A), g)
+    told = [float(str(w.message).split("; ")[1].split(" was")[0]) for w in warned]
+    assert told == sorted(told)
+    assert report["damping"] > 50.0
+    assert_allclose(u, g / (np.diag(A) + report["damping"]), rtol=1e-8)
+
+
+def test_a_given_damping_is_not_raised_by_cg():
+    A = np.diag([2.0, -1.0, 4.0])
+    g = np.array([3.0, 1.0, -2.0])
+    solve, report = CGInverse(damping=0.5).at(Curved(A), np.zeros(3))
+    *_, least = cg.conjugate_gradients(lambda v: A @ v + 0.5 * v, g, np.copy, 1e-6, 1000)
+    with pytest.raises(
+        ValueError, match=rf"H \+ 0\.5 I is not positive definite: a direction of curvature {least:.3g} was met\."
+    ):
+        solve(g)
+    assert report["damping"] == 0.5
+    u, _ = _solved(CGInverse(damping=1.5, tol=1e-10), Curved(A), g)
+    assert_allclose(u, g / (np.diag(A) + 1.5))
+
+
+def repeated_column(weighted=False):
+    """Least squares with a column twice: a Hessian with a direction of no curvature."""
+    rng = np.random.RandomState(2)
+    X = rng.standard_normal((N, 3))
+    X = np.column_stack([X, X[:, 1]])
+    y = X[:, 0] + rng.standard_normal(N)
+    weight = rng.uniform(0.5, 2, N) if weighted else None
+    return TrainingProblem(as_model(LinearRegression().fit(X, y, weight)), X, y, weight)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("inverse", [ExactInverse(), CGInverse(tol=1e-10)], ids=["exact", "cg"])
+def test_a_singular_hessian_is_solved_by_the_shortest_vector(inverse, weighted):
+    problem = repeated_column(weighted)
+    H = problem.dense_hessian(problem.params)
+    assert np.linalg.matrix_rank(H) == 4
+    solve, report = inverse.at(problem, problem.params)
+    G = H @ np.random.RandomState(0).standard_normal((5, 3))  # what can be reached at all
+    U = solve(G)
+    assert_allclose(U, np.linalg.pinv(H, rcond=1e-10) @ G, atol=1e-8)
+    assert_allclose(solve(G[:, 0]), U[:, 0], atol=1e-8)
+    assert report["solver"] == {"ExactInverse": "eigh", "CGInverse": "minres"}[type(inverse).__name__]
+    assert report["damping"] == 0.0
+
+
+def test_what_a_singular_hessian_cannot_reach_is_solved_in_least_squares():
+    problem = repeated_column()
+    H = problem.dense_hessian(problem.params)
+    g = np.array([1.0, 3.0, 0.5, -1.0, 2.0])  # uneven in the two columns that are the same
+    assert np.linalg.norm(g - H @ np.linalg.pinv(H, rcond=1e-10) @ g) > 1.0
+    exact_u, _ = _solved_at(ExactInverse(), problem, g)
+    # The space that five parameters span is exhausted, and a step too many is the end of the answer.
+    u, report = _solved_at(CGInverse(), problem, g)
+    assert np.linalg.norm(u) < 100 * np.linalg.norm(exact_u)
+    assert_allclose(exact_u, np.linalg.pinv(H, rcond=1e-10) @ g, atol=1e-10)
+    assert_allclose(H @ u, H @ exact_u, atol=1e-6)
+    assert 0 < report["n_iter"] < 20
+    left = H @ (H @ u - g)
+    assert_allclose(report["residual"], np.linalg.norm(left) / np.linalg.norm(H @ g), atol=1e-9)
+    assert report["residual"] < 1e-4
+
+
+def test_least_squares_report_the_worst_and_warn_of_what_is_unsolved():
+    A = matrix([0.0, 1.0, 3.0, 9.0])
+    g, report = A @ np.arange(1.0, 5.0), {"n_iter": 0, "residual": 0.0}
+    assert_allclose(cg._least_squares(lambda v: A @ v, g, 1e-8, 50, report), np.linalg.pinv(A, rcond=1e-10) @ g)
+    assert report["solver"] == "minres"
+    assert report["n_iter"] == 3
+    assert report["residual"] < 1e-10
+    most = dict(report)
+    assert_array_equal(cg._least_squares(lambda v: A @ v, np.zeros(4), 1e-8, 50, report), np.zeros(4))
+    assert report == most
+    with pytest.warns(ConvergenceWarning, match="stopped after 1 iterations at a relative residual of") as warned:
+        u = cg._least_squares(lambda v: A @ v, g, 1e-8, 1, report)
+    left = np.linalg.norm(A @ (A @ u - g)) / np.linalg.norm(A @ g)
+    assert report["n_iter"] == 3
+    assert_allclose(report["residual"], left)
+    assert len(warned) == 1
+    # It warns beyond a hundred times the tolerance, and at that of a ten-thousandth at the earliest.
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cg._least_squares(lambda v: A @ v, g, 1.1 * left / 100, 1, report)
+
+
+def test_a_hessian_may_be_singular_where_more_than_the_intercepts_is_not_penalised():
+    assert not cg._may_be_singular(make("ridge"))
+    assert not cg._may_be_singular(make("multinomial"))
+    assert cg._may_be_singular(make("ordinary"))
+    assert cg._may_be_singular(repeated_column())
+    X, y = np.arange(6.0)[:, None], np.arange(6.0) ** 2
+    for intercept in (False, True):  # a slope alone is no more than an intercept
+        problem = TrainingProblem(as_model(LinearRegression(fit_intercept=intercept).fit(X, y)), X, y)
+        assert cg._may_be_singular(problem) == intercept
+    lasso = make("lasso")
+    lasso.free[:] = [True, False, False, False]  # what cannot move does not count
+    assert not cg._may_be_singular(lasso)
+
+
+def test_a_damping_that_is_given_is_solved_by_conjugate_gradients():
+    problem = repeated_column()
+    H, g = problem.dense_hessian(problem.params), np.arange(1.0, 6.0)
+    u, report = _solved_at(CGInverse(damping=0.1, tol=1e-10), problem, g)
+    assert report["solver"] == "cg"
+    assert_allclose(u, np.linalg.solve(H + 0.1 * np.eye(5), g))
+
+
 def test_cg_reports_the_worst_of_what_it_solved():
     problem = make("multinomial")
     solve, report = CGInverse(damping=0.1, tol=1e-3).at(problem, problem.params)
@@ -475,6 +622,33 @@ def test_a_krylov_basis_within_the_memory():
 
 
 # --- lissa ------------------------------------------------------------------------------------------------------------
+
+
+SPECTRA = {
+    "positive": [0.5, 1.0, 3.0, 8.0], "a null space": [0.0, 0.0, 2.0, 5.0], "negative": [-6.0, -2.0, -1.0, -0.5],
+    "more negative": [-9.0, -1.0, 2.0, 4.0], "more positive": [-2.0, 0.0, 1.0, 7.0], "zero": [0.0, 0.0, 0.0],
+    "repeated": [4.0, 4.0, 4.0], "one": [-3.0],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SPECTRA)
+def test_extreme_eigenvalues_are_those_of_the_dense_matrix(name):
+    A = matrix(SPECTRA[name], seed=3)
+    values = np.linalg.eigvalsh(A)
+    greatest, least = lissa.extreme_eigenvalues(lambda V: A @ V, len(A))
+    size = np.abs(values).max()
+    rounding = 1e-12 * size
+    assert values[-1] - 0.01 * size <= greatest <= values[-1] + rounding
+    assert values[0] - rounding <= least <= values[0] + 0.01 * size
+    assert lissa.extreme_eigenvalues(lambda V: A @ V, len(A)) == (greatest, least)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_lissa_reports_the_top_of_the_spectrum(kind):
+    problem = make(kind, weighted=True)
+    H = problem.dense_hessian(problem.params)[np.ix_(problem.free, problem.free)]
+    _, report = LiSSAInverse().at(problem, problem.params)
+    assert_allclose(report["top_eigenvalue"], np.linalg.eigvalsh(H)[-1], rtol=0.01)
 
 
 def test_the_recursion_on_the_whole_hessian():

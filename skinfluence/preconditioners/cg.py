@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from collections import deque
 from numbers import Integral, Real
 from typing import Any
 
@@ -156,15 +157,27 @@ def _least_squares(product: Solve, g: np.ndarray, tol: float, max_iter: int, rep
     """
     if not g.any():
         return np.zeros_like(g)
-    steps: list[int] = []
+    n_iter, latest = 0, deque([np.zeros_like(g)], maxlen=2)
+
+    def keep(u: np.ndarray) -> None:
+        nonlocal n_iter
+        n_iter += 1
+        latest.append(u.copy())
+
+    def unsolved(u: np.ndarray) -> float:
+        # What is left of g may lie out of the range of H; what of it lies within is what was not solved for.
+        return float(np.linalg.norm(product(product(u) - g)) / size)
+
     operator = LinearOperator((len(g), len(g)), matvec=product, dtype=np.float64)
     keyword = "rtol" if "rtol" in inspect.signature(minres).parameters else "tol"  # SciPy 1.11 has the older name
-    u, _ = minres(operator, g, maxiter=max_iter, callback=lambda _: steps.append(1), **{keyword: tol * 1e-2})
-    # What is left of g may lie out of the range of H; what of it lies within is what was not solved for.
-    left = float(np.linalg.norm(product(product(u) - g)) / max(float(np.linalg.norm(product(g))), np.finfo(float).tiny))
-    report.update(solver="minres", n_iter=max(len(steps), report["n_iter"]), residual=max(left, report["residual"]))
+    minres(operator, g, maxiter=max_iter, callback=keep, **{keyword: tol * 1e-2})
+    size = max(float(np.linalg.norm(product(g))), np.finfo(float).tiny)
+    # It sees only a step late that it is done, and if g is out of range and the space exhausted, that step divides by
+    # what is zero to rounding.
+    left, _, u = min((unsolved(u), -at, u) for at, u in enumerate(latest))
+    report.update(solver="minres", n_iter=max(n_iter, report["n_iter"]), residual=max(left, report["residual"]))
     if left > max(100 * tol, 1e-4):
-        _warn_unsolved(len(steps), left, tol)
+        _warn_unsolved(n_iter, left, tol)
     return u
 
 

@@ -92,19 +92,23 @@ class ProjectedFisher(BaseEstimator):
         check_scalar(self.n_projections, "n_projections", Integral, min_val=1)
         damping = check_damping(self.damping)
         free = problem.free
-        k = min(self.n_projections, int(free.sum()))
-        basis = RandomBasis(int(free.sum()), k, check_random_state(self.random_state))
+        n_free = int(free.sum())
+        k = min(self.n_projections, n_free)
+        report = {"solver": "projected_fisher", "damping": damping, "n_projections": k, "rank": 0}
+        if n_free == 0:
+            return on_free(free, np.copy), report
+        basis = RandomBasis(n_free, k, check_random_state(self.random_state))
         _require_memory(k)
         fisher = _ProjectedFisher(problem.fitted.model.at(params), problem.loss, free, basis)
         F = problem.rows.total(fisher) / problem.total_weight
-        values, vectors = sla.eigh(F) if k else (np.zeros(0), F)
+        values, vectors = sla.eigh(F)
         if self.damping == "auto":
-            damping = _AUTO_DAMPING * float(values.mean()) if k else 0.0
+            damping = _AUTO_DAMPING * float(values.mean())
         # Eigenvalues below the rounding of the gradients' products are zero.
         rounding = 10 * k * float(np.finfo(problem.rows.X.dtype).eps)
         used = values + damping > rounding * values.max(initial=0.0)
         values, vectors = values[used] + damping, vectors[:, used]
-        report = {"solver": "projected_fisher", "damping": damping, "n_projections": k, "rank": int(used.sum())}
+        report.update(damping=damping, rank=int(used.sum()))
 
         def solve(g: np.ndarray) -> np.ndarray:
             V = g if g.ndim == 2 else g[:, None]
@@ -127,7 +131,7 @@ class _ProjectedFisher:
         k = len(self.basis.chosen)
         budget = int(get_config()["working_memory"] * 2**20) // 8
         F = np.zeros((k, k))
-        step = max(budget // (4 * max(k, 1)), 1)
+        step = max(budget // (4 * k), 1)
         for start in range(0, len(rows), step):
             whole = step >= len(rows)
             slab = rows if whole else rows.take(np.arange(start, min(start + step, len(rows))))
