@@ -7,7 +7,7 @@ are ``(n, K)``; nothing here averages or weights rows.
 
 What is a function of one number is a `skinfluence.curves.Curve`; `MarginLoss` applies a curve to the margins ``s F`` of
 a (one-vs-rest) classifier, `ResidualLoss` to the residuals ``F - y`` of a regressor. `SoftmaxLoss` and `DevianceLoss`
-are the two that are neither.
+are the two that are neither. `CappedLoss` is a regressor's loss that gives up on rows far away.
 """
 
 from __future__ import annotations
@@ -246,3 +246,46 @@ class DevianceLoss:
         if self.log_link:
             return ((2 - p) * mean - (1 - p) * y) * mean ** (1 - p) * V
         return ((1 - p) * mean + p * y) * mean ** (-p - 1) * V
+
+
+@dataclass(frozen=True)
+class CappedLoss:
+    """A regressor's loss that grows no further where the residual ``F - y`` leaves the range from ``low`` to ``high``.
+
+    Its slope is that of ``loss`` within the range and zero outside, so that nowhere does a row pull harder than it does
+    under ``loss``. The range is one for all outputs, or one for each. Source: Hinich and Talwar, "A Simple Method for
+    Robust Regression", JASA 70, 1975, of the squared error.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skinfluence.curves import squared_curve
+    >>> from skinfluence.losses import CappedLoss, ResidualLoss
+    >>> loss = CappedLoss(ResidualLoss(squared_curve()), low=-3.0, high=3.0)
+    >>> loss.value(np.array([[2.0], [9.0]]), np.zeros((2, 1)))
+    array([2. , 4.5])
+    """
+
+    loss: Loss
+    low: float | np.ndarray
+    high: float | np.ndarray
+
+    @property
+    def link(self) -> Link:
+        return "identity"
+
+    @property
+    def twice_differentiable(self) -> bool:
+        return self.loss.twice_differentiable
+
+    def _inside(self, F: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return (F - y >= self.low) & (F - y <= self.high)
+
+    def value(self, F: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return self.loss.value((y + np.clip(F - y, self.low, self.high)).astype(F.dtype, copy=False), y)
+
+    def gradient(self, F: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return self.loss.gradient(F, y) * self._inside(F, y)
+
+    def hessian_product(self, F: np.ndarray, y: np.ndarray, V: np.ndarray) -> np.ndarray:
+        return self.loss.hessian_product(F, y, V) * self._inside(F, y)

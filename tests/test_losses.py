@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose
 from sklearn.metrics import log_loss, mean_gamma_deviance, mean_poisson_deviance, mean_tweedie_deviance
 
 from skinfluence import curves
-from skinfluence.losses import DevianceLoss, MarginLoss, ResidualLoss, SoftmaxLoss
+from skinfluence.losses import CappedLoss, DevianceLoss, MarginLoss, ResidualLoss, SoftmaxLoss
 
 MARGIN_CURVES = [
     curves.cross_entropy_curve(),
@@ -43,6 +43,7 @@ VALUE_LOSSES += [
 ]
 VALUE_LOSSES += [DevianceLoss(p, log_link=True) for p in (0.0, 1.0, 1.5, 2.0, 3.0)]
 VALUE_LOSSES += [DevianceLoss(p, log_link=False) for p in (-1.0, 0.0)]
+VALUE_LOSSES += [CappedLoss(ResidualLoss(c), -0.9, 0.5) for c in RESIDUAL_CURVES]
 
 
 def cases():
@@ -145,6 +146,19 @@ def test_deviances_are_scikit_learns_up_to_a_constant(power, deviance, rng):
     loss = DevianceLoss(power)
     ours = loss.value(F, y).mean() - loss.value(np.log(y), y).mean()
     assert_allclose(2 * ours, deviance(y.ravel(), np.exp(F).ravel()))
+
+
+@pytest.mark.parametrize("curve", RESIDUAL_CURVES, ids=lambda curve: curve.name)
+def test_a_cap_takes_rows_far_away_off_a_loss_and_leaves_the_others(curve, rng):
+    loss, y = ResidualLoss(curve), 3 * rng.standard_normal((200, 2))
+    low, high = np.array([-2.0, -0.5]), np.array([0.5, 4.0])  # a range for each output
+    capped, F = CappedLoss(loss, low, high), np.zeros_like(y)
+    outside = (F - y < low) | (F - y > high)
+    assert 0.2 < outside.mean() < 0.8
+    assert_allclose(capped.gradient(F, y), np.where(outside, 0.0, loss.gradient(F, y)))
+    assert_allclose(capped.value(F, y), loss.value(y + np.clip(F - y, low, high), y))
+    inside = ~outside.any(axis=1)
+    assert_allclose(capped.value(F, y)[inside], loss.value(F, y)[inside])
 
 
 def test_a_robust_loss_has_no_hessian_to_offer():
