@@ -20,7 +20,7 @@ from benchmarks.experiments import _beyond_poison as poison
 from benchmarks.experiments import _beyond_regression as regression
 from benchmarks.experiments import _beyond_trees as trees
 from benchmarks.experiments import beyond
-from benchmarks.experiments._text_parts import ENVIRONMENT_VARIABLE
+from benchmarks.experiments._stored_parts import ENVIRONMENT_VARIABLE
 from skinfluence import CuratedClassifier, InfluenceSelector
 
 

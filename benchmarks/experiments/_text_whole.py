@@ -22,10 +22,10 @@ from skinfluence.nets import DifferentiableNet
 from skinfluence.objectives import Counterfactual, Joint
 
 from .._peers import remove_most_suspect
+from ._stored_parts import Parts
 from ._text_data import Task, of_rows
 from ._text_encoder import Batch, Classifier, Encoder, Tuned
 from ._text_heads import FAIRNESS, JOINT, NONE, RANDOM, UTILITY, overlap, tester
-from ._text_parts import Parts
 
 WHOLE, LAST = "whole net", "last layer"
 PARAMETERS = {WHOLE: "all", LAST: "last_layer"}

@@ -43,7 +43,7 @@ from . import _beyond_poison as poison
 from . import _beyond_regression as regression
 from . import _beyond_trees as trees
 from ._beyond_curators import NONE
-from ._text_parts import Parts
+from ._stored_parts import Parts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

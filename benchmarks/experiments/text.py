@@ -40,7 +40,7 @@ import numpy as np
 from .. import _runner
 from . import _text_data as data
 from . import _text_heads as heads
-from ._text_parts import Parts
+from ._stored_parts import Parts
 from ._text_twins import AXES
 
 if TYPE_CHECKING:
