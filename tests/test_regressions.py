@@ -179,11 +179,11 @@ def test_each_target_has_its_own_threshold():
     rng = np.random.RandomState(0)
     X = rng.standard_normal((80, 3))
     Y = np.column_stack([X @ [1, 2, 3], 1000 * X @ [3, 2, 1]]) + rng.standard_normal((80, 2)) * [1, 1000]
-    from skinfluence.objectives.utility import _residual_threshold
+    from skinfluence.objectives.utility import _residuals
     from skinfluence.operators import TrainingProblem
 
     problem = TrainingProblem(as_model(Ridge().fit(X, Y)), X, Y)
-    small, large = _residual_threshold(problem, problem.rows, log_link=False)
+    _, (small, large) = _residuals(problem, problem.rows, log_link=False)
     assert 300 < large / small < 3000
 
 
