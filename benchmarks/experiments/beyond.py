@@ -20,9 +20,9 @@ model of those 200.
 ones belong to another row. As many rows are removed as were spoilt (5 % where none is), save by cleanlab's own choice,
 and where a grid over the removal rate, cross-validated by the absolute error on the spoilt targets themselves, chooses.
 Scores are cross-fitted under the default loss, which is Huber's for ridge. "Squared loss" is what happens under the
-training loss, which the spoilt rows among the judges dominate, and "through Huber" what happens when the scores are those
-of a Huber regression, whose own loss, capped, is then the judge. Huber's regression without curation is the baseline that
-needs none.
+training loss, which the spoilt rows among the judges dominate, and "through Huber" what happens when the scores are
+those of a Huber regression, whose own loss, capped, is then the judge. Huber's regression without curation is the
+baseline that needs none.
 
 *Trees.* Gradient-boosted trees are trained at the end of a `skinfluence.Pipeline` whose curator scores the rows through
 a logistic regression or an MLP of 32 hidden units (40 epochs), for the trees have no gradients. Beside them stand the
