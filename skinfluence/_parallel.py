@@ -9,10 +9,11 @@ the wrong one behind. OpenBLAS has one pool of threads, which callers share; wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from joblib import effective_n_jobs
+from joblib.parallel import get_active_backend
 from sklearn.utils.parallel import Parallel, delayed
 
 from ._progress import Step
@@ -37,10 +38,20 @@ def run_all(jobs: Iterable[Any], n_jobs: int | None, step: Step | None = None) -
     if step is None:
         return list(Parallel(n_jobs=n_jobs)(jobs))
     results = []
-    for result in Parallel(n_jobs=n_jobs, return_as="generator")(jobs):
+    for result in one_by_one(jobs, n_jobs):
         results.append(result)
         step()
     return results
+
+
+def one_by_one(jobs: Iterable[Any], n_jobs: int | None, prefer: str | None = None) -> Iterator[Any]:
+    """The results of ``delayed`` calls, in order, each as soon as it is there; ``prefer`` is as for joblib.
+
+    From a backend that gives them all together (Ray's, multiprocessing) they come when the last is there.
+    """
+    backend, _ = get_active_backend(prefer=prefer)
+    return_as = "generator" if backend.supports_return_generator else "list"
+    yield from Parallel(n_jobs=n_jobs, prefer=prefer, return_as=return_as)(jobs)
 
 
 def in_threads(function: Callable[..., Any], tasks: Sequence[tuple], n_jobs: int | None) -> list[Any]:

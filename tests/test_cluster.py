@@ -1,15 +1,22 @@
-"""A real cluster of processes, by Dask: the scores of one process, also where a worker is killed on the way."""
+"""A real cluster of processes, by Dask: the scores of one process, also where a worker is killed on the way.
+
+And one by Ray, where that is installed: no extra of the package brings it.
+"""
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
+import sys
 import threading
 import time
+import warnings
 
 import joblib
 import numpy as np
 import pytest
+from joblib.pool import PicklingPool
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
@@ -290,3 +297,87 @@ def test_a_value_that_is_not_finite_is_named_from_the_worker(client, X_y):
     spoiled[41, 2] = np.nan
     with pytest.raises(ValueError, match="Input X contains NaN"):
         influence_scores(clf, blocks_on(client, spoiled), y, X[:9], y[:9])
+
+
+# --- Ray --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ray():
+    found = pytest.importorskip("ray", reason="needs ray, which is installed by hand: pip install ray")
+    # What it registers with joblib makes joblib's own pool of processes a pool of Ray's.
+    bases = PicklingPool.__bases__
+    with pytest.MonkeyPatch.context() as patched, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        patched.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patched.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))  # where the workers find this module
+        found.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+        importlib.import_module("ray.util.joblib").register_ray()
+    yield found
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found.shutdown()
+    PicklingPool.__bases__ = bases
+
+
+class OnRay(LogisticRegression):
+    """Leaves a file for each fit that says in which process it was, and whether that is a worker of Ray's."""
+
+    def __init__(self, folder=None):
+        super().__init__()
+        self.folder = folder
+
+    def fit(self, X, y, sample_weight=None):
+        if self.folder is not None:
+            at_work = "ray" in sys.modules and sys.modules["ray"].get_runtime_context().get_actor_id() is not None
+            (self.folder / f"{os.getpid()}-{at_work}-{time.monotonic_ns()}").touch()
+        return super().fit(X, y, sample_weight)
+
+
+def fits(folder) -> dict[str, set[int]]:
+    """The processes of fits on workers of Ray's ("True") and elsewhere ("False")."""
+    found = {"True": set(), "False": set()}
+    for path in folder.iterdir():
+        pid, at_work, _ = path.name.split("-")
+        found[at_work].add(int(pid))
+    return found
+
+
+# Ray's own warnings, and its sockets and processes, which end after the cluster that they belong to.
+on_ray = pytest.mark.filterwarnings("ignore")
+
+
+@on_ray
+@pytest.mark.parametrize(
+    "method", [LeaveOneOut(verbose=1), DataShapley(4, truncation=0.0), IPEnsemble(3), "knn_shapley"],
+    ids=lambda m: str(m)[:12],
+)  # fmt: skip
+def test_methods_give_the_same_scores_on_ray(ray, X_y, tmp_path, monkeypatch, method):
+    X, y = X_y
+    given = (X[:25], y[:25], X[25:], y[25:])
+    clf = OnRay().fit(X[:25], y[:25])
+    with joblib.parallel_config(backend="loky"):
+        expected = influence_scores(clf, *given, method=method, random_state=0, n_jobs=2)
+    clf.folder = tmp_path
+    backend, sent = importlib.import_module("ray.util.joblib.ray_backend").RayBackend, []
+    submit = backend.submit
+    monkeypatch.setattr(backend, "submit", lambda *own, **named: sent.append(1) or submit(*own, **named))
+    with joblib.parallel_config(backend="ray"):
+        found = influence_scores(clf, *given, method=method, random_state=0, n_jobs=2)
+    assert np.array_equal(found, expected)
+    assert sent  # members of an ensemble, too
+    refits = isinstance(method, (LeaveOneOut, DataShapley))
+    assert bool(fits(tmp_path)["True"]) == refits
+    assert fits(tmp_path)["False"] <= {os.getpid()}  # what all refits are compared with
+
+
+@on_ray
+def test_folds_are_fitted_on_ray(ray, X_y, tmp_path):
+    X, y = X_y
+    with joblib.parallel_config(backend="loky"):
+        expected = InfluenceSelector(OnRay(), random_state=0, n_jobs=2).fit(X, y).scores_
+    with joblib.parallel_config(backend="ray"):
+        found = InfluenceSelector(OnRay(tmp_path), random_state=0, n_jobs=2).fit(X, y).scores_
+    assert np.array_equal(found, expected)
+    assert len(fits(tmp_path)["True"]) == 2
+    assert fits(tmp_path)["False"] <= {os.getpid()}  # the curated rows are fitted here

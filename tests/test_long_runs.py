@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from joblib import parallel_config
 from sklearn.linear_model import LogisticRegression, SGDClassifier
 from sklearn.utils.parallel import delayed
 
@@ -125,6 +126,21 @@ def test_an_error_in_a_part_ends_the_bar_and_is_raised(capsys):
     with pytest.raises(ArithmeticError), progress(3, "parts", verbose=1) as step:
         run_all((delayed(fails)(k) for k in range(3)), None, step)
     assert "3/3" not in capsys.readouterr().err
+
+
+def test_parts_on_a_backend_that_gives_all_results_together(shown):
+    with parallel_config(backend="multiprocessing", n_jobs=1), progress(3, "parts", verbose=1) as step:
+        assert run_all((delayed(abs)(-k) for k in range(3)), None, step) == [0, 1, 2]
+    assert "3/3" in shown().replace(" of ", "/")
+
+
+@pytest.mark.parametrize("method", [LeaveOneOut(verbose=1), "knn_shapley"], ids=lambda m: str(m)[:12])
+def test_methods_on_a_backend_that_gives_all_results_together(X_y, method):
+    X, y = X_y
+    clf = LogisticRegression().fit(X, y)
+    expected = influence_scores(clf, X, y, method=method, random_state=0)
+    with parallel_config(backend="multiprocessing", n_jobs=1):
+        np.testing.assert_array_equal(influence_scores(clf, X, y, method=method, random_state=0), expected)
 
 
 # --- Ctrl-C -----------------------------------------------------------------------------------------------------------

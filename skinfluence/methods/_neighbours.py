@@ -12,8 +12,9 @@ from scipy.spatial.distance import cdist
 from sklearn import get_config
 from sklearn.base import BaseEstimator
 from sklearn.utils import assert_all_finite, check_scalar
-from sklearn.utils.parallel import Parallel, delayed
+from sklearn.utils.parallel import delayed
 
+from .._parallel import one_by_one
 from ..objectives import BoundObjective, MeanLoss
 from ..objectives.utility import UserLoss
 from ..operators import Rows, TrainingProblem
@@ -98,9 +99,7 @@ class KNNShapley(BaseEstimator):
         others = None if rows is None or rows is problem.rows else rows
         neighbours = _Neighbours(problem, objective.rows, others, k)
         # Threads: the work is in NumPy, and nothing needs to be copied to it.
-        blocks = Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")(
-            delayed(neighbours.block)(at) for at in neighbours.slices()
-        )
+        blocks = one_by_one((delayed(neighbours.block)(at) for at in neighbours.slices()), n_jobs, prefer="threads")
         values = np.zeros(len(problem.rows) if others is None else len(others))
         for block in blocks:
             values[neighbours.valued] += block
