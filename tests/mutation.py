@@ -73,7 +73,7 @@ def _shown(node: ast.AST) -> str:
 
 
 def _without_effect(tree: ast.Module) -> set[ast.AST]:
-    """What only makes messages, types or documentation."""
+    """What only makes messages, types or documentation, or is read alike whatever it is."""
     quiet: set[ast.AST] = set()
     for node in ast.walk(tree):
         if isinstance(node, (ast.Raise, ast.JoinedStr, ast.Assert)):
@@ -84,6 +84,9 @@ def _without_effect(tree: ast.Module) -> set[ast.AST]:
             for part in (*node.args.args, *node.args.kwonlyargs):
                 quiet |= set(ast.walk(part))
             quiet |= set(ast.walk(node.returns)) if node.returns else set()
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "reshape":
+            # Any negative size is the one that is left, to NumPy.
+            quiet |= {size.operand for size in node.args if isinstance(size, ast.UnaryOp)}
     return quiet
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import warnings
 from dataclasses import is_dataclass, replace
 
@@ -182,6 +183,50 @@ def test_blocks_and_kept_outputs_change_nothing(case, memory, keep, monkeypatch)
         assert_allclose(np.concatenate([Fs[1] for Fs in found]), dense.outputs(problem.params), atol=1e-14)
 
 
+MANY_OUTPUTS, MANY_ROWS = 40, 27_000  # whose outputs are 8.2 MiB, too much to be kept for the Hessian
+OPERATIONS = {
+    "values": lambda problem, v: problem.row_values(problem.params),
+    "gradient": lambda problem, v: problem.gradient(problem.params),
+    "outputs": lambda problem, v: sum(
+        Fs[0].sum() for _, Fs in outputs_by_block(problem.fitted.model, problem.rows, [problem.params] * 3)
+    ),
+    "pull_back": lambda problem, v: pull_back(
+        problem.fitted, problem.rows, [problem.params] * 3, lambda F, at, member: F
+    ),
+    "scores": lambda problem, v: problem.scores([(1.0, problem.params, v)] * 5),
+    "score_matrix": lambda problem, v: problem.score_matrix(problem.params, np.tile(v, (20, 1))),
+    "label_scores": lambda problem, v: problem.label_scores([(1.0, problem.params, v)] * 3),
+    "norms": lambda problem, v: problem.squared_gradient_norms(problem.params),
+    "hessian": lambda problem, v: problem.hessian(problem.params) @ v,
+    "dense_hessian": lambda problem, v: problem.dense_hessian(problem.params),
+    "layers": lambda problem, v: sum(
+        rows.squared_norms().sum() for _, (rows,) in problem.layer_rows(problem.params)
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def many():
+    rng = np.random.RandomState(0)
+    X, y = rng.standard_normal((MANY_ROWS, 2)), np.arange(MANY_ROWS) % MANY_OUTPUTS
+    clf = LogisticRegression(max_iter=5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return TrainingProblem(as_model(clf.fit(X[:400], y[:400])), X, y)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_what_is_made_of_rows_stays_within_the_memory(many, name):
+    with config_context(working_memory=1):
+        OPERATIONS[name](many, many.params)  # imports and caches
+        tracemalloc.start()
+        found = OPERATIONS[name](many, many.params)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    returned = sum(np.asarray(part).nbytes for part in (found if isinstance(found, list) else [found]))
+    assert peak - returned < 2 * 2**20
+
+
 # --- what is counted --------------------------------------------------------------------------------------------------
 
 
@@ -242,6 +287,8 @@ def test_one_class_is_refused_and_so_are_lengths():
     fitted = as_model(LogisticRegression().fit(X, y))
     with pytest.raises(ValueError, match=r"at least two classes, got one: \[1\]"):
         TrainingProblem(fitted, X, np.ones(N, dtype=int))
+    with pytest.raises(ValueError, match=r"at least two classes, got one: \[0\]"):
+        TrainingProblem(fitted, X[:1], [0])
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         TrainingProblem(fitted, X, y[:-1])
     problem = TrainingProblem(fitted, X, y)

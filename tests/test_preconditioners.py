@@ -38,6 +38,7 @@ from skinfluence.preconditioners import (
     projected_fisher,
 )
 from skinfluence.preconditioners._base import on_free
+from skinfluence.preconditioners._passes import LayerPasses
 
 N = 60
 
@@ -177,6 +178,8 @@ def test_pseudo_inverses_leave_out_what_is_zero():
     assert_allclose(solve(np.eye(4)[0]), expected[0], atol=1e-12)
     assert report == {"solver": "eigh", "rank": 2}
     solve = exact._pseudo_inverse(A, 0.0, 1e-11, automatic=True, report=report)  # 4e-10 is not
+    assert report["rank"] == 3
+    exact._pseudo_inverse(matrix([0.0, 4.2e-9, 2.0, 4.0]), 0.0, 1e-10, automatic=True, report=report)  # nor is this
     assert report["rank"] == 3
     exact._pseudo_inverse(A, 0.5, 1e-10, automatic=True, report=report)
     assert report["rank"] == 4
@@ -677,6 +680,9 @@ def test_the_recursion_that_diverges_says_when():
         # r = -3: residuals of 3, 9 and 27 of g's length, of which the third is beyond ten
         lissa._over_all(lambda W: 4.0 * W, np.ones((2, 1)), 0.0, 1.0, 100, 1e-6)
     lissa._over_all(lambda W: 4.0 * W, np.ones((2, 1)), 0.0, 1.0, 2, 1e-6)
+    lissa._over_all(lambda W: 10.9 * W, np.ones((2, 1)), 0.0, 1.0, 1, 1e-6)
+    with pytest.raises(ValueError, match="diverged after 1 steps"):
+        lissa._over_all(lambda W: 11.1 * W, np.ones((2, 1)), 0.0, 1.0, 1, 1e-6)
 
 
 def test_the_recursion_over_batches():
@@ -797,6 +803,49 @@ def test_a_batch_weighs_what_it_weighs_on_average():
     assert len(problem.rows) == N
 
 
+# --- passes over layers -----------------------------------------------------------------------------------------------
+
+
+class Block:
+    """What a block of rows' gradients is made of: arrays."""
+
+    def __init__(self, n_bytes):
+        self.inputs, self.cotangents, self.layer = np.zeros(n_bytes - 8, np.uint8), np.zeros(1), "not an array"
+
+
+class ThreeBlocks:
+    """A problem whose rows come in three blocks, of two layers with a hundred bytes each; counts how often."""
+
+    def __init__(self):
+        self.asked = 0
+
+    def layer_rows(self, params, cotangents):
+        self.asked += 1
+        for k in range(3):
+            yield slice(10 * k, 10 * k + 10), [Block(100), Block(100)]
+
+
+@pytest.mark.parametrize("share", [1, 3])
+@pytest.mark.parametrize(("spare", "times"), [(0, 1), (4, 1), (-1, 3), (-250, 3), (-600, 3)])
+def test_passes_keep_what_takes_a_quarter_of_the_memory(share, spare, times):
+    problem = ThreeBlocks()
+    with config_context(working_memory=4 * share * (600 + spare) / 2**20):
+        passes = LayerPasses(problem, np.zeros(1), share=share)
+        for _ in range(3):
+            seen = [(at.start, len(layers)) for at, layers in passes]
+            assert seen == [(0, 2), (10, 2), (20, 2)]
+    assert problem.asked == times
+
+
+def test_a_pass_that_was_broken_off_is_no_pass():
+    problem = ThreeBlocks()
+    passes = LayerPasses(problem, np.zeros(1))
+    for _ in passes:
+        break
+    assert len(list(passes)) == 3
+    assert problem.asked == 2
+
+
 # --- datainf, ekfac, trak ---------------------------------------------------------------------------------------------
 
 
@@ -854,6 +903,11 @@ def test_sampled_labels_square_to_the_curvature():
     p = 1 / (1 + np.exp(-2.0))
     found = ekfac.pseudo_gradients(binary, F, np.array([0, 1, 1]), np.array([[0.49], [0.5], [0.9]]))
     assert_allclose(found[:, 0], [-0.5, 0.5, np.sqrt(p * (1 - p))])
+    # Seven sevenths sum to less than a draw may be: that is the last label's.
+    last = np.nextafter(1.0, 0.0)
+    assert np.cumsum(np.full(7, 1 / 7))[-1] < last
+    found = ekfac.pseudo_gradients(problem, np.zeros((1, 7)), y[:1], np.array([[last]]))
+    assert_allclose(found, [[1 / 7] * 6 + [-6 / 7]])
 
 
 def test_ekfac_draws_alike_in_both_passes_whatever_the_blocks():
@@ -932,6 +986,35 @@ def test_random_bases_are_signed_cosines_of_a_seed():
     assert_allclose(basis.vectors(np.eye(3)), whole[basis.chosen].T)
 
 
+def test_directions_of_almost_no_gradient_are_left_out():
+    """Zero to rounding: ten times the projections times the precision of X, relative to the largest."""
+    eps = np.finfo(float).eps
+    for least, rank in [(10.0, 1), (40.0, 2)]:
+        X = np.diag([1.0, np.sqrt(least * eps)])
+        problem = TrainingProblem(as_model(Ridge(1.0, fit_intercept=False).fit(X, [1.0, 1.0])), X, np.ones(2))
+        # Where the parameters are zero each row's residual is one, and its gradient the row.
+        _, report = ProjectedFisher(damping=0.0, random_state=0).at(problem, np.zeros(2))
+        assert report["rank"] == rank
+
+
+def test_slabs_of_projected_gradients_take_a_quarter_of_the_memory(monkeypatch):
+    problem = make("ridge")
+    slabs = []
+    made = projected_fisher._ProjectedFisher._gradients
+    monkeypatch.setattr(
+        projected_fisher._ProjectedFisher, "_gradients",
+        lambda self, rows, budget: slabs.append(len(rows)) or made(self, rows, budget),
+    )  # fmt: skip
+    whole = ProjectedFisher(damping=1.0, random_state=0).at(problem, problem.params)[0](np.ones(4))
+    assert slabs == [N]
+    for room, expected in [(25, [25, 25, 10]), (N - 1, [N - 1, 1]), (N, [N])]:
+        slabs.clear()
+        with config_context(working_memory=4 * 8 * 4 * room / 2**20):
+            found = ProjectedFisher(damping=1.0, random_state=0).at(problem, problem.params)[0](np.ones(4))
+        assert slabs == expected
+        assert_allclose(found, whole)
+
+
 def test_projections_within_the_memory():
     with config_context(working_memory=8 * 100 * 100 / 2**20):
         projected_fisher._require_memory(100)
@@ -946,5 +1029,4 @@ def test_columns_are_sliced_within_the_memory():
     assert widths(70, 10, 10**9) == [32, 32, 6]
     assert widths(5, 10, 160) == [2, 2, 1]
     assert widths(3, 10, 79) == [1, 1, 1]
-    assert widths(0, 0, 10) == []
     assert [s.start for s in projected_fisher._column_slices(5, 10, 160)] == [0, 2, 4]

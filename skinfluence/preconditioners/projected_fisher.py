@@ -167,6 +167,6 @@ def _require_memory(k: int) -> None:
 
 
 def _column_slices(k: int, p: int, budget: int) -> Iterator[slice]:
-    step = min(max(budget // (8 * max(p, 1)), 1), _MOST_DIRECTIONS)
+    step = min(max(budget // (8 * p), 1), _MOST_DIRECTIONS)
     for start in range(0, k, step):
         yield slice(start, min(start + step, k))
