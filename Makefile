@@ -2,15 +2,17 @@
 PYTHON ?= python3
 VENV := .venv
 OLD := .venv-oldest
+PEERS := .venv-peers
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test test-oldest lint types unit docs docs-check bench clean
+.PHONY: help demo test test-oldest test-peers lint types unit docs docs-check bench clean
 
 help:
 	@echo "make demo         curate two noisy tables; prints a table, writes demo.png"
 	@echo "make test         lint, types, and the whole test suite"
 	@echo "make test-oldest  the test suite on the oldest supported versions"
+	@echo "make test-peers   nets' scores beside those of captum, dattri, kronfluence and pyDVL"
 	@echo "make docs         the documentation, into docs/_build/html; warnings are errors"
 	@echo "make docs-check   every page of it in a headless browser (needs chromium and chromedriver)"
 	@echo "make bench        all benchmarks (set SKINFLUENCE_DATA_HOME to a folder of data sets)"
@@ -56,5 +58,14 @@ $(OLD)/.installed: pyproject.toml constraints-oldest.txt
 test-oldest: $(OLD)/.installed
 	$(OLD)/bin/python -m pytest -n auto
 
+$(PEERS)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --upgrade pip
+	$(PEERS)/bin/python -m pip install --quiet --editable ".[dev,peers]" --constraint constraints.txt
+	touch $@
+
+test-peers: $(PEERS)/.installed
+	$(PEERS)/bin/python -m pytest tests/test_net_peers.py
+
 clean:
-	rm -rf docs/_build docs/api docs/auto_examples docs/results docs/sg_execution_times.rst $(VENV) $(OLD) build dist *.egg-info
+	rm -rf docs/_build docs/api docs/auto_examples docs/results docs/sg_execution_times.rst $(VENV) $(OLD) $(PEERS) build dist *.egg-info

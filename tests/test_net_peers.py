@@ -1,7 +1,7 @@
 """Other packages' scores of the same nets: equal where they are right, and where not, a dense reference says so.
 
-They are no dependencies: a test of one that is not installed is skipped (``pip install captum dattri
-kronfluence pyDVL`` has them).
+They are no dependencies: a test of one that is not installed is skipped. ``make test-peers`` runs all, in an
+environment that has the extra ``peers``.
 """
 
 from __future__ import annotations
