@@ -57,6 +57,12 @@ def test_a_module_imports_no_floor_above_its_own(path):
     assert not above, f"{own} (floor {FLOOR_OF[own]}) imports {sorted(above)} from above"
 
 
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_no_comment_is_taken_for_a_type(path):
+    """The documentation has no source page of a module in which a comment that begins with "type:" is no type."""
+    ast.parse(path.read_text(), type_comments=True)
+
+
 def test_the_walk_sees_imports(tmp_path):
     # The walk must find what it is there to forbid, or the test above cannot fail.
     assert imported_parts(PACKAGE / "_curation.py") >= {"_curator"}

@@ -217,7 +217,7 @@ class Refit:
         """Encoded targets as ``fit`` takes them."""
         fitted = self.problem.fitted
         if self.is_net:
-            # type: the loss of a net is a NetLoss, which this floor cannot name without torch
+            # The loss of a net is a NetLoss, a type that this floor cannot name without torch.
             targets: np.ndarray = fitted.loss.targets(y).cpu().numpy()  # type: ignore[attr-defined]
             return targets
         if fitted.classes is not None:
