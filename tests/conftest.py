@@ -7,6 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
+
+# A worker of pytest-xdist has one core, on which threads of BLAS and OpenMP would wait for each other: what is loaded
+# already is told so, and what will be reads it in the environment.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    threadpool_limits(1)
+    for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(_name, "1")
 
 
 @pytest.fixture(scope="session")
