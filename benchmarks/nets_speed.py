@@ -2,7 +2,7 @@
 
 Each line times a whole call, validation gradient and set-up included, turn by turn with a plain forward pass over the
 same training rows (`no_grad`, its best batch size), in one process on one thread; the figure is the median of the
-ratios of five rounds. Rows and labels are drawn, the nets trained for five steps; validation rows are a twentieth of
+ratios of five rounds. Times are processor time, which other work on the machine touches least. Rows and labels are drawn, the nets trained for five steps; validation rows are a twentieth of
 the training rows, 1,000 for 20,000.
 
 The set-up (copying and looking at the net, checking derivatives, writing checkpoints and loading them, making loaders)
@@ -225,9 +225,9 @@ def reference(case: Any, covered: str, kind: str) -> np.ndarray:
 
 
 def _seconds(call: Callable[[], Any]) -> float:
-    began = time.perf_counter()
+    began = time.process_time()
     call()
-    return time.perf_counter() - began
+    return time.process_time() - began
 
 
 def _best(call: Callable[[], Any], times: int) -> float:

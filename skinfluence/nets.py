@@ -48,8 +48,8 @@ class DifferentiableNet(MetaEstimatorMixin, BaseEstimator):
     block_rows : int or None, default=None
         Rows that go through the net at once; None finds a number from the widest activation.
     compile : bool, default=False
-        Compile the pass that takes derivatives, by `torch.compile`: worth its seconds of set-up for many rows. It is
-        checked as the engines are.
+        Compile the pass that takes derivatives, by `torch.compile`: worth its seconds of set-up for many rows, or many
+        nets of the same make, which share what was compiled. It is checked as the engines are.
 
     Attributes
     ----------

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -18,10 +18,13 @@ from torch.autograd import forward_ad
 from torch.func import jacrev, jvp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map
 
 from ._net import Net, Tensors
 
 _MOST_GRADIENTS = 64
+_FEWEST_COMPILED = 8
+_MOST_COMPILED = 4096
 
 Engine = Callable[[Net, Tensors, Tensors, Any], tuple[torch.Tensor, torch.Tensor]]
 
@@ -44,18 +47,36 @@ def forward_math(net: Net, theta: Tensors, v: Tensors, batch: Any) -> tuple[torc
 
 
 def compiled(net: Net, theta: Tensors, v: Tensors, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """Forward mode as one function, compiled by `torch.compile`."""
+    """Forward mode as one function, compiled by `torch.compile`.
+
+    Forward mode is compiled for one number of rows. Blocks are filled up to a power of two with their last row, so that
+    a few functions serve all of them, those of later calls and of nets of the same make included.
+    """
     if net.compiled is None:
 
         def both(theta: Tensors, v: Tensors, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
             F, T = jvp(lambda parameters: net.raw(parameters, batch), (theta,), (v,))
             return F, T
 
-        # Blocks differ in their number of rows: one function serves them all.
-        net.compiled = torch.compile(both, dynamic=True, fullgraph=True)
-    with torch.no_grad(), written_out(net, rules=False):
-        F, T = net.compiled(theta, v, batch)
-    return F, T
+        net.compiled = torch.compile(both, dynamic=False, fullgraph=True)
+    n = max(len(part) for part in tree_leaves(batch))
+    with torch.no_grad(), written_out(net, rules=False), _many_compiled():
+        F, T = net.compiled(theta, v, _filled_up(batch, n, max(1 << (n - 1).bit_length(), _FEWEST_COMPILED)))
+    return F[:n], T[:n]
+
+
+def _filled_up(batch: Any, n: int, size: int) -> Any:
+    return batch if n == size else tree_map(lambda part: torch.cat([part, part[-1:].expand(size - n, *part.shape[1:])]), batch)
+
+
+def _many_compiled() -> AbstractContextManager[None]:
+    """As many compiled nets at once as one likes: torch keeps eight of a function, and has an error for the ninth."""
+    config = torch._dynamo.config
+    names = [name for name in ("recompile_limit", "cache_size_limit") if hasattr(config, name)][:1]
+    patched: AbstractContextManager[None] = config.patch(
+        dict.fromkeys((*names, f"accumulated_{names[0]}"), _MOST_COMPILED)
+    )
+    return patched
 
 
 def double_backward(net: Net, theta: Tensors, v: Tensors, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
