@@ -2,8 +2,8 @@
 
 Each line times a whole call, validation gradient and set-up included, turn by turn with a plain forward pass over the
 same training rows (`no_grad`, its best batch size), in one process on one thread; the figure is the median of the
-ratios of five rounds. Times are processor time, which other work on the machine touches least. Rows and labels are drawn, the nets trained for five steps; validation rows are a twentieth of
-the training rows, 1,000 for 20,000.
+ratios of five rounds. Times are processor time, which other work on the machine touches least. Rows and labels are
+drawn, the nets trained for five steps; validation rows are a twentieth of the training rows, 1,000 for 20,000.
 
 The set-up (copying and looking at the net, checking derivatives, writing checkpoints and loading them, making loaders)
 is what the same call takes for eight rows and eight validation rows, timed just before it in each round. It is shown

@@ -66,7 +66,10 @@ def compiled(net: Net, theta: Tensors, v: Tensors, batch: Any) -> tuple[torch.Te
 
 
 def _filled_up(batch: Any, n: int, size: int) -> Any:
-    return batch if n == size else tree_map(lambda part: torch.cat([part, part[-1:].expand(size - n, *part.shape[1:])]), batch)
+    def filled(part: torch.Tensor) -> torch.Tensor:
+        return torch.cat([part, part[-1:].expand(size - n, *part.shape[1:])])
+
+    return batch if n == size else tree_map(filled, batch)
 
 
 def _many_compiled() -> AbstractContextManager[None]:
