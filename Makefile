@@ -58,10 +58,10 @@ $(OLD)/.installed: pyproject.toml constraints-oldest.txt
 test-oldest: $(OLD)/.installed
 	$(OLD)/bin/python -m pytest -n auto
 
-$(PEERS)/.installed: pyproject.toml constraints.txt
+$(PEERS)/.installed: pyproject.toml constraints-peers.txt
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet --upgrade pip
-	$(PEERS)/bin/python -m pip install --quiet --editable ".[dev,peers]" --constraint constraints.txt
+	$(PEERS)/bin/python -m pip install --quiet --editable ".[torch,peers]" pytest hypothesis --constraint constraints-peers.txt
 	touch $@
 
 test-peers: $(PEERS)/.installed
