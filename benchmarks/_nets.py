@@ -322,24 +322,32 @@ def dense_datainf(case: NetCase) -> np.ndarray:
     return scores
 
 
-def dense_ekfac(case: NetCase) -> np.ndarray:
-    """George et al., NeurIPS 2018, of the empirical Fisher matrix, for each layer."""
-    inputs, layers = [], []
-    case64 = doubled(case)
-    x = case64.X
-    for part in case64.module:
+def dense_ekfac(case: NetCase, *, labels: str = "true") -> np.ndarray:
+    """George et al., NeurIPS 2018, for each layer: of the empirical Fisher matrix (``labels="true"``), or of the
+    Fisher matrix itself, the expectation over the labels that the net predicts (``labels="expected"``).
+    """
+    inputs = []
+    case = doubled(case)
+    x = case.X
+    for part in case.module:
         if isinstance(part, nn.Linear):
-            layers.append(part)
             inputs.append(np.column_stack([x.detach().numpy(), np.ones(case.n)]))
         x = part(x)
+    own, wanted = layer_gradients(case)
+    # Gradients of the rows under the labels that they could have, and the labels' probabilities.
+    draws = [(np.ones(case.n), own)]
+    if labels == "expected":
+        chances = torch.softmax(x.detach(), dim=1).numpy()
+        draws = [(p, layer_gradients(replace(case, y=torch.full_like(case.y, k)))[0]) for k, p in enumerate(chances.T)]
     scores = np.zeros(case.n)
-    for A, rows, wanted in zip(inputs, *layer_gradients(case), strict=True):
-        B = rows[:, :, -1]  # the bias's gradient is that of the layer's output
-        Q_A, Q_B = np.linalg.eigh(A.T @ A)[1], np.linalg.eigh(B.T @ B)[1]
-        turned = Q_B.T @ rows @ Q_A
-        spectrum = (turned**2).mean(axis=0)
-        g = Q_B.T @ wanted @ Q_A / (spectrum + 0.1 * spectrum.mean())
-        scores += (turned * g).sum(axis=(1, 2)) / case.n
+    for layer, (A, rows, g) in enumerate(zip(inputs, own, wanted, strict=True)):
+        # The bias's gradient is that of the layer's output.
+        moment = sum((p * drawn[layer][:, :, -1].T) @ drawn[layer][:, :, -1] for p, drawn in draws)
+        Q_A, Q_B = np.linalg.eigh(A.T @ A)[1], np.linalg.eigh(moment)[1]
+        spectrum = sum((p[:, None, None] * (Q_B.T @ drawn[layer] @ Q_A) ** 2).sum(axis=0) for p, drawn in draws)
+        spectrum /= case.n
+        turned = Q_B.T @ g @ Q_A / (spectrum + 0.1 * spectrum.mean())
+        scores += ((Q_B.T @ rows @ Q_A) * turned).sum(axis=(1, 2)) / case.n
     return scores
 
 

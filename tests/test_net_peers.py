@@ -12,6 +12,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
+from scipy.stats import spearmanr
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
@@ -29,37 +31,40 @@ N, M, DAMPING = 40, 8, 0.1
 PLAIN = [peer for peer in _net_peers.PEERS if peer.kind in ("ip", "self_tracin")]
 
 
-def trained(module: nn.Sequential) -> _nets.NetCase:
+def trained(module: nn.Sequential, n: int = N) -> _nets.NetCase:
     """A net near a minimum, in double precision, with a few rows."""
     generator = torch.Generator().manual_seed(1)
-    X = torch.randn(N + M, 5, generator=generator)
-    noise = torch.randn(N + M, 3, generator=generator)
+    X = torch.randn(n + M, 5, generator=generator)
+    noise = torch.randn(n + M, 3, generator=generator)
     y = (X @ torch.randn(5, 3, generator=generator) + 0.5 * noise).argmax(dim=1)
     optimizer, loss = torch.optim.LBFGS(module.parameters(), max_iter=30), nn.CrossEntropyLoss()
 
     def closure():
         optimizer.zero_grad()
-        value = loss(module(X[:N]), y[:N]) + 0.01 * sum((p**2).sum() for p in module.parameters())
+        value = loss(module(X[:n]), y[:n]) + 0.01 * sum((p**2).sum() for p in module.parameters())
         value.backward()
         return value
 
     optimizer.step(closure)
     module.zero_grad()
-    return _nets.doubled(_nets.NetCase("net", module.eval(), loss, X[:N], y[:N], X[N:], y[N:], (8,)))
+    return _nets.doubled(_nets.NetCase("net", module.eval(), loss, X[:n], y[:n], X[n:], y[n:], (8,)))
 
 
 @pytest.fixture(scope="module")
 def nets() -> dict[str, _nets.NetCase]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return {"linear": trained(nn.Sequential(nn.Linear(5, 3))), "MLP": trained(_nets.mlp(5, 6, 3))}
+        made = {"linear": trained(nn.Sequential(nn.Linear(5, 3))), "MLP": trained(_nets.mlp(5, 6, 3))}
+        return made | {"MLP, more rows": trained(_nets.mlp(5, 6, 3), 5 * N)}
 
 
-def ours(case: _nets.NetCase, method: object, covered: str = _nets.ALL, curvature: str = "hessian") -> np.ndarray:
+def ours(
+    case: _nets.NetCase, method: object, covered: str = _nets.ALL, curvature: str = "hessian", seed: int = 0
+) -> np.ndarray:
     names = "all" if covered == _nets.ALL else case.names(covered)
     net = DifferentiableNet((case.module, case.loss), parameters=names, curvature=curvature)
     rows = [part.numpy() for part in (case.X, case.y, case.X_val, case.y_val)]
-    return influence_scores(net, *rows, method=method, random_state=0)
+    return influence_scores(net, *rows, method=method, random_state=seed)
 
 
 def single(case: _nets.NetCase) -> _nets.NetCase:
@@ -177,24 +182,29 @@ def test_lissa_comes_to_the_answer_and_pydvls_to_its_neighbourhood(nets, net):
     assert np.corrcoef(found, wanted)[0, 1] > 0.85
 
 
-def dattri(case: _nets.NetCase, name: str, **options: object) -> np.ndarray:
-    from dattri.algorithm import influence_function
+def dattri_task(case: _nets.NetCase, function: object = None) -> object:
+    """The task of a function ``(outputs, labels) -> number``, the loss unless given."""
     from dattri.task import AttributionTask
     from torch.func import functional_call
 
-    case = single(case)
-    module = copy.deepcopy(case.module)
+    module, function = copy.deepcopy(case.module), function or case.loss
 
-    def loss(parameters, data):
+    def of_rows(parameters, data):
         x, y = data
         x, y = (x[None], y[None]) if x.dim() == 1 else (x, y)
-        return case.loss(functional_call(module, parameters, (x,)), y)
+        return function(functional_call(module, parameters, (x,)), y)
 
-    task = AttributionTask(loss_func=loss, model=module, checkpoints=case.module.state_dict(), target_func=loss)
+    return AttributionTask(loss_func=of_rows, model=module, checkpoints=case.module.state_dict(), target_func=of_rows)
+
+
+def dattri(case: _nets.NetCase, name: str, **options: object) -> np.ndarray:
+    from dattri.algorithm import influence_function
+
+    case = single(case)
     training = DataLoader(TensorDataset(case.X, case.y), batch_size=case.n)
     validation = DataLoader(TensorDataset(case.X_val, case.y_val), batch_size=len(case.X_val))
     with _net_peers._quiet():
-        made = getattr(influence_function, name)(task=task, device="cpu", **options)
+        made = getattr(influence_function, name)(task=dattri_task(case), device="cpu", **options)
         made.cache(training)
         found = made.attribute(training, validation)
     return found.detach().numpy().sum(axis=1) / (len(case.X_val) * case.n)
@@ -263,6 +273,138 @@ def test_ekfac_is_kronfluences(nets, net):
     wanted = ours(case, methods.EKFAC(labels="true"))
     assert off(wanted, _nets.dense_ekfac(case)) < 1e-8
     assert off(found, wanted) < 1e-4
+
+
+def repeated(case: _nets.NetCase, times: int) -> _nets.NetCase:
+    """The same rows several times: as many labels are then drawn for each of them."""
+    return replace(case, X=case.X.repeat(times, 1), y=case.y.repeat(times))
+
+
+def sampled_ekfac(case: _nets.NetCase, package: str, times: int, seed: int) -> np.ndarray:
+    """Scores of the rows by EKFAC with so many labels for each, drawn from the net's predictions."""
+    many = repeated(case, times)
+    if package == "ours":
+        net = DifferentiableNet((many.module, many.loss))
+        rows = [part.numpy() for part in (many.X, many.y, many.X_val, many.y_val)]
+        found = influence_scores(net, *rows, method=methods.EKFAC(), random_state=seed)
+    else:
+        with _net_peers._quiet(), torch.random.fork_rng():
+            torch.manual_seed(seed)
+            found = _net_peers.kronfluence(many, 500, strategy="ekfac").numpy()
+    return found[: case.n] * times
+
+
+@pytest.mark.parametrize(("package", "net"), [("ours", "linear"), ("ours", "MLP"), ("kronfluence", "MLP")])
+def test_ekfac_with_drawn_labels_tends_to_that_of_the_fisher_matrix(nets, package, net):
+    """Its expectation over labels, dense; not to that of the empirical one, of the rows' own labels."""
+    if package != "ours":
+        installed("kronfluence.analyzer")
+    wanted, empirical = (_nets.dense_ekfac(nets[net], labels=labels) for labels in ("expected", "true"))
+    found = sampled_ekfac(nets[net], package, times=200, seed=0)
+    assert off(found, wanted) < 0.06
+    assert np.corrcoef(found, wanted)[0, 1] > 0.999
+    assert off(empirical, wanted) > 1
+
+
+# --- random projections -----------------------------------------------------------------------------------------------
+
+
+class Margin(nn.Module):
+    """The log odds of the label, whose gradients TRAK projects: Park et al., ICML 2023."""
+
+    def __init__(self, reduction: str = "mean") -> None:
+        super().__init__()
+        self.reduction = reduction
+
+    def forward(self, F: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        own = y[:, None] == torch.arange(F.shape[1])
+        odds = (F * own).sum(dim=1) - F.masked_fill(own, -torch.inf).logsumexp(dim=1)
+        return odds.sum() if self.reduction == "sum" else odds.mean()
+
+
+def dattri_trak(
+    case: _nets.NetCase, kind: str, k: int, damping: float = 0.0, *, published: bool = False, seed: int = 0
+) -> np.ndarray:
+    """Its TRAK of the loss, as ours has it, or as published: of margins, and the rows' scores times ``1 - p``."""
+    from dattri.algorithm.trak import TRAKAttributor
+
+    def chance(parameters, data):
+        x, y = data
+        if not published:
+            return torch.zeros(1, dtype=x.dtype)  # and so a weight of one
+        F = torch.func.functional_call(case.module, parameters, (x[None],))
+        return (-case.loss(F, y[None])).exp()[None]
+
+    task = dattri_task(replace(case, loss=Margin()) if published else case)
+    options = {"proj_dim": k, "proj_max_batch_size": 32, "proj_seed": seed, "proj_type": kind, "device": "cpu"}
+    with _net_peers._quiet():
+        made = TRAKAttributor(task, chance, options, regularization=damping * case.n / case.n_params)
+        made.cache(DataLoader(TensorDataset(case.X, case.y), batch_size=case.n))
+        found = made.attribute(DataLoader(TensorDataset(case.X_val, case.y_val), batch_size=len(case.X_val)))
+    return found.detach().numpy().sum(axis=1) / len(case.X_val)
+
+
+def all_gradients(case: _nets.NetCase) -> tuple[np.ndarray, np.ndarray]:
+    """Those of the rows ``(n, p)``, and the validation gradient ``(p,)``."""
+    rows, wanted = _nets.layer_gradients(case)
+    return np.concatenate([part.reshape(case.n, -1) for part in rows], axis=1), np.concatenate([*map(np.ravel, wanted)])
+
+
+def dense_trak(case: _nets.NetCase, damping: float = 0.0) -> np.ndarray:
+    """``G (G'G + n damping I)^+ g``: no projection."""
+    G, g = all_gradients(case)
+    return G @ np.linalg.pinv(G.T @ G + case.n * damping * np.eye(len(g)), rcond=1e-10, hermitian=True) @ g
+
+
+@pytest.mark.parametrize("net", ["linear", "MLP", "MLP, more rows"])
+def test_trak_without_projection_is_dattris(nets, net):
+    installed("dattri.task")
+    case = nets[net]
+    wanted = dense_trak(case, DAMPING)
+    assert off(ours(case, methods.TRAK(case.n_params, damping=DAMPING)), wanted) < 1e-10
+    assert off(dattri_trak(case, "identity", case.n_params, DAMPING), wanted) < 1e-10
+
+
+@pytest.mark.parametrize("net", ["linear", "MLP, more rows"])
+def test_trak_in_any_subspace_that_loses_nothing_is_dattris_in_any_other(nets, net):
+    """As many random directions as the gradients span: what they are drawn from then falls out of the formula."""
+    installed("dattri.task")
+    case = nets[net]
+    rank = int(np.linalg.matrix_rank(all_gradients(case)[0]))
+    assert rank < case.n_params
+    wanted = dense_trak(case)
+    assert off(ours(case, methods.TRAK(rank, damping=0.0)), wanted) < 1e-5
+    for kind in ("normal", "rademacher"):
+        assert off(dattri_trak(case, kind, rank), wanted) < 1e-5
+
+
+def test_trak_in_fewer_directions_ranks_as_well_as_dattris(nets):
+    installed("dattri.task")
+    case = nets["MLP, more rows"]
+    wanted = dense_trak(case)
+    agreement = np.empty((3, 2))
+    for i, k in enumerate((11, 22, 33)):
+        found = [
+            (ours(case, methods.TRAK(k, damping=0.0), seed=s), dattri_trak(case, "normal", k, seed=s))
+            for s in range(20)
+        ]
+        agreement[i] = np.mean([[spearmanr(part, wanted)[0] for part in pair] for pair in found], axis=0)
+    assert (np.diff(agreement, axis=0) > 0).all()
+    assert_allclose(agreement[:, 0], agreement[:, 1], atol=0.1)
+    assert (agreement[-1] > 0.5).all()
+
+
+@pytest.mark.parametrize("net", ["linear", "MLP"])
+def test_trak_as_published_is_dattris_and_ours_is_of_the_loss(nets, net):
+    """Margins in the place of losses, a difference that our documentation names: a related ranking, not the same."""
+    installed("dattri.task")
+    case = nets[net]
+    with torch.no_grad():
+        p = torch.softmax(case.module(case.X), dim=1).numpy()[np.arange(case.n), case.y]
+    published = (1 - p) * dense_trak(replace(case, loss=Margin()), DAMPING)
+    assert off(dattri_trak(case, "identity", case.n_params, DAMPING, published=True), published) < 1e-10
+    # The loss falls as the margin rises, in the row and in what is judged: the signs cancel.
+    assert 0.2 < spearmanr(ours(case, methods.TRAK(case.n_params, damping=DAMPING)), published)[0] < 0.99
 
 
 # --- neighbours -------------------------------------------------------------------------------------------------------
