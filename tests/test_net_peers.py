@@ -198,7 +198,8 @@ def dattri_task(case: _nets.NetCase, function: object = None) -> object:
 
 
 def dattri(case: _nets.NetCase, name: str, **options: object) -> np.ndarray:
-    from dattri.algorithm import influence_function
+    with _net_peers._quiet():
+        from dattri.algorithm import influence_function
 
     case = single(case)
     training = DataLoader(TensorDataset(case.X, case.y), batch_size=case.n)
@@ -326,7 +327,8 @@ def dattri_trak(
     case: _nets.NetCase, kind: str, k: int, damping: float = 0.0, *, published: bool = False, seed: int = 0
 ) -> np.ndarray:
     """Its TRAK of the loss, as ours has it, or as published: of margins, and the rows' scores times ``1 - p``."""
-    from dattri.algorithm.trak import TRAKAttributor
+    with _net_peers._quiet():
+        from dattri.algorithm.trak import TRAKAttributor
 
     def chance(parameters, data):
         x, y = data
