@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from skinfluence import influence_scores
-from skinfluence.methods import CG, GEX, Arnoldi, LiSSA
+from skinfluence.methods import CG, GEX, TRAK, Arnoldi, LiSSA
 
 from . import _vision_data
 from ._vision_data import Home, Split
@@ -20,9 +20,10 @@ from ._vision_linear import ENSEMBLE, LOSS, NONE, ORACLE, RANDOM, RATE, TRUSTED,
 
 #: The others follow from the name alone; these are cut down to a few times the cost of the rest.
 CUT = {
-    "cg": CG(max_iter=20),
-    "lissa": LiSSA(depth=30, batch_size=200),
-    "arnoldi": Arnoldi(rank=10, n_iter=20),
+    "cg": CG(max_iter=10),
+    "lissa": LiSSA(depth=15, batch_size=200),
+    "arnoldi": Arnoldi(rank=10, n_iter=12),
+    "trak": TRAK(n_projections=16),
     "gex": GEX(n_members=4, n_steps=50, lr=0.01),
 }
 METHODS = (
