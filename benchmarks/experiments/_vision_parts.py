@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -16,10 +17,10 @@ LINEAR = "linear"
 Part = tuple[str, str, int]
 
 
-def parts(linear_seeds: range, net_seeds: range) -> list[Part]:
+def parts(linear_seeds: range, net_seeds: Mapping[str, range]) -> list[Part]:
     """(linear head or net, noise, seed) of every part."""
     found = [(LINEAR, noise, seed) for seed in linear_seeds for noise in NOISES]
-    return found + [(net, noise, seed) for net in _vision_net.NETS for seed in net_seeds for noise in NOISES]
+    return found + [(net, noise, seed) for net, seeds in net_seeds.items() for seed in seeds for noise in NOISES]
 
 
 def compute(part: Part, data_home: Home, sizes: Sizes, net_sizes: NetSizes) -> list[dict[str, Any]]:
