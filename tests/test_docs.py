@@ -338,3 +338,14 @@ def test_markdown_becomes_sections(extension, tmp_path):
     (tmp_path / "results" / "dot.png").unlink()
     with pytest.raises(ValueError, match=r"there is no picture dot\.png"):
         read(source, tmp_path / "docs" / "page.rst", new_document("page", settings))
+
+
+def test_every_figure_in_the_text_is_one_of_a_stored_result(extension):
+    made = extension("benchmark_tables")
+    texts = [page.read_text(encoding="utf-8") for page in sorted(DOCS.rglob("*.rst"))]
+    roles = [found for text in texts for found in re.findall(r":bench:`([^`]+)`", text)]
+    assert len(roles) > 50
+    for argument in roles:
+        name, title, key, column = (part.strip() for part in argument.split(" | "))
+        if made.is_measured(name):
+            assert made.find_row(made.find_table(name, title), key)[column] is not None, argument
