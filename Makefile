@@ -6,13 +6,14 @@ PEERS := .venv-peers
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test test-oldest test-peers lint types unit docs docs-check bench clean
+.PHONY: help coverage demo test test-oldest test-peers lint types unit docs docs-check bench clean
 
 help:
 	@echo "make demo         curate two noisy tables; prints a table, writes demo.png"
 	@echo "make test         lint, types, and the whole test suite"
 	@echo "make test-oldest  the test suite on the oldest supported versions"
 	@echo "make test-peers   nets' scores beside those of captum, dattri, kronfluence and pyDVL"
+	@echo "make coverage    the tests, and the share of lines and branches that they reach, which is to be 95 %"
 	@echo "make docs         the documentation, into docs/_build/html; warnings are errors"
 	@echo "make docs-check   every page of it in a headless browser (needs chromium and chromedriver)"
 	@echo "make bench        all benchmarks (set SKINFLUENCE_DATA_HOME to a folder of data sets)"
@@ -37,6 +38,9 @@ types: $(STAMP)
 
 unit: $(STAMP)
 	$(BIN)/python -m pytest -n auto
+
+coverage: $(STAMP)
+	$(BIN)/python -m pytest -n auto --cov --cov-report=term-missing:skip-covered --cov-fail-under=95
 
 docs: $(STAMP)
 	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build/html
