@@ -86,7 +86,8 @@ def _without_effect(tree: ast.Module) -> set[ast.AST]:
             quiet |= set(ast.walk(node.returns)) if node.returns else set()
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "reshape":
             # Any negative size is the one that is left, to NumPy.
-            quiet |= {size.operand for size in node.args if isinstance(size, ast.UnaryOp)}
+            sizes = [size for arg in node.args for size in ast.walk(arg)]
+            quiet |= {size.operand for size in sizes if isinstance(size, ast.UnaryOp)}
     return quiet
 
 

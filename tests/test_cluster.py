@@ -5,6 +5,7 @@ And one by Ray, where that is installed: no extra of the package brings it.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import signal
@@ -37,7 +38,12 @@ pytestmark = [
     # The threads and sockets of Dask end after the cluster that they belong to.
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
     pytest.mark.filterwarnings("ignore:Sending large graph:UserWarning"),
+    # On a busy machine: raised as an error, it would keep the cluster from starting.
+    pytest.mark.filterwarnings("ignore:Creating scratch directories:UserWarning"),
 ]
+
+
+_PATIENCE = 300  # seconds, in which a worker has started even where many others want the processor
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +53,7 @@ def client():
         distributed.Client(cluster) as found,
     ):
         yield found
+    gc.collect()  # what is left of it goes here, and not within a test of another module that takes it for its own
 
 
 @pytest.fixture
@@ -80,15 +87,23 @@ def processes(folder) -> set[int]:
 
 
 class Killer(threading.Thread):
-    """Kills a worker as soon as it has begun to work, once."""
+    """Kills a worker as soon as it has begun to work, once, within the block."""
 
     def __init__(self, client, folder):
         super().__init__(daemon=True)
         self.victims, self.folder, self.killed = pids(client), folder, None
+        self.ended = threading.Event()
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *error):
+        self.ended.set()
+        self.join()
 
     def run(self):
-        ended = time.monotonic() + 30
-        while self.killed is None and time.monotonic() < ended:
+        while self.killed is None and not self.ended.is_set():
             at_work = [path for path in self.folder.iterdir() if int(path.name.split("-")[0]) in self.victims]
             if len(at_work) >= 6:
                 self.killed = int(at_work[-1].name.split("-")[0])
@@ -125,20 +140,17 @@ def test_refits_outlive_a_worker_that_is_killed(client, X_y, tmp_path, make, kep
     X, y = np.tile(X_y[0], (1, 25)), X_y[1]  # wide, so that rows are scattered and may be lost with a worker
     folder = tmp_path / "fits"
     folder.mkdir()
-    client.wait_for_workers(2)
+    client.wait_for_workers(2, timeout=_PATIENCE)
     given = (X[:24], y[:24], X[24:], y[24:])
     expected = influence_scores(LogisticRegression().fit(X[:24], y[:24]), *given, method=make(None), random_state=0)
     slow = Slow(folder, seconds=0.02).fit(X[:24], y[:24])
-    killer = Killer(client, folder)
-    killer.start()
-    with joblib.parallel_config(backend="dask"):
+    with Killer(client, folder) as killer, joblib.parallel_config(backend="dask"):
         found = influence_scores(
             slow, *given, method=make(tmp_path / "kept" if kept else None), random_state=0, n_jobs=2
         )
-    killer.join()
     assert killer.killed is not None
     assert np.array_equal(found, expected)
-    client.wait_for_workers(2)
+    client.wait_for_workers(2, timeout=_PATIENCE)
     assert killer.killed not in pids(client)
 
 
@@ -159,7 +171,7 @@ def leaving_traces(folder, seconds=0.0):
 @pytest.mark.parametrize("method", ["ip", "ip_ensemble", "self_tracin"])
 def test_dask_rows_are_scored_where_their_blocks_live(client, X_y, tmp_path, method):
     X, y = X_y
-    client.wait_for_workers(2)
+    client.wait_for_workers(2, timeout=_PATIENCE)
     clf = LogisticRegression().fit(X, y)
     expected = influence_scores(clf, X, y, X[:9], y[:9], method=method, random_state=0)
     found = influence_scores(clf, blocks_on(client, X), y, X[:9], y[:9], method=method, random_state=0)
@@ -210,7 +222,7 @@ def test_hessians_are_summed_where_the_blocks_live(client, monkeypatch, method, 
     estimator.fit(X, y, sample_weight=weight)
     given = {"method": method, "random_state": 0, "sample_weight": weight}
     expected = influence_scores(estimator, X, y, X[:9], y[:9], **given)
-    client.wait_for_workers(2)
+    client.wait_for_workers(2, timeout=_PATIENCE)
     home = blocks_on(client, X)
     received = Received(monkeypatch)
     found = influence_scores(estimator, home, y, X[:9], y[:9], **given)
@@ -231,7 +243,7 @@ def test_objectives_on_dask_rows_are_pulled_back_where_they_live(client, monkeyp
     clf = LogisticRegression().fit(X, y)
     given = {"objective": DemographicParity(), "sensitive_features": groups, "method": "exact"}
     expected = influence_scores(clf, X, y, **given)
-    client.wait_for_workers(2)
+    client.wait_for_workers(2, timeout=_PATIENCE)
     home = blocks_on(client, X)
     received = Received(monkeypatch)
     found = influence_scores(clf, home, y, **given)
@@ -241,7 +253,7 @@ def test_objectives_on_dask_rows_are_pulled_back_where_they_live(client, monkeyp
 
 def test_picked_rows_are_picked_where_they_live(client, monkeypatch, X_y):
     X, _ = X_y
-    client.wait_for_workers(2)
+    client.wait_for_workers(2, timeout=_PATIENCE)
     Received(monkeypatch)
     rows = RowStream(DaskRows(blocks_on(client, X)), np.asarray)
     assert rows.shape == X.shape
@@ -258,7 +270,7 @@ def test_labels_are_scored_where_the_blocks_live(client, monkeypatch, X_y):
     clf = LogisticRegression(class_weight="balanced").fit(X, y)
     direction = [(0.5, clf_params(clf), np.arange(5.0)), (2.0, clf_params(clf) / 2, np.ones(5))]
     weight = np.linspace(0.5, 2, 60)
-    client.wait_for_workers(2)
+    client.wait_for_workers(2, timeout=_PATIENCE)
     here = TrainingProblem(as_model(clf), X, y, weight)
     home = blocks_on(client, X)
     Received(monkeypatch)
@@ -275,23 +287,21 @@ def clf_params(clf):
 
 def test_dask_rows_outlive_a_worker_that_is_killed(client, X_y, tmp_path):
     X, y = X_y
-    client.wait_for_workers(2)
+    client.wait_for_workers(2, timeout=_PATIENCE)
     pipe = make_pipeline(leaving_traces(tmp_path, 0.1), LogisticRegression()).fit(X, y)
     expected = influence_scores(pipe, X, y, X[:9], y[:9])
     home = client.persist(array.from_array(X, chunks=(2, -1)))
     for path in tmp_path.iterdir():
         path.unlink()
-    killer = Killer(client, tmp_path)
-    killer.start()
-    found = influence_scores(pipe, home, y, X[:9], y[:9])
-    killer.join()
+    with Killer(client, tmp_path) as killer:
+        found = influence_scores(pipe, home, y, X[:9], y[:9])
     assert killer.killed is not None
     assert found == pytest.approx(expected, rel=1e-12, abs=1e-15)
 
 
 def test_a_value_that_is_not_finite_is_named_from_the_worker(client, X_y):
     X, y = X_y
-    client.wait_for_workers(2)
+    client.wait_for_workers(2, timeout=_PATIENCE)
     clf = LogisticRegression().fit(X, y)
     spoiled = X.copy()
     spoiled[41, 2] = np.nan

@@ -361,6 +361,20 @@ def test_rows_are_taken_with_what_belongs_to_them():
     assert_array_equal(rows.total(lambda whole: whole.X.sum(axis=0)), rows.X.sum(axis=0))
 
 
+class Stream:
+    """Rows that are read piece by piece, by a cluster or here."""
+
+    shape, edges, row_bytes = (6, 2), [0, 4, 6], 16
+
+    def __init__(self, cluster):
+        self.cluster = cluster
+
+
+def test_rows_are_elsewhere_where_a_cluster_holds_them():
+    assert Rows(Stream("a cluster"), np.arange(6)).are_elsewhere
+    assert not Rows(Stream(None), np.arange(6)).are_elsewhere
+
+
 def test_weights_are_checked():
     X = np.zeros((3, 1))
     assert check_weights(None, X) is None
@@ -505,8 +519,8 @@ def test_what_does_not_move_may_have_a_gradient():
 
 def test_of_many_rows_a_sample_is_typical():
     rng = np.random.RandomState(0)
-    X = rng.standard_normal((4100, 2))
-    y = X[:, 0] + rng.standard_normal(4100)
+    X = rng.standard_normal((4000, 2))
+    y = X[:, 0] + rng.standard_normal(4000)
     problem = moved(TrainingProblem(as_model(LinearRegression().fit(X, y)), X, y), 1.0)
     typical = np.sqrt(problem.squared_gradient_norms(problem.params)[::2].mean())
     with pytest.warns(ConvergenceWarning, match=f"of a typical row's {typical:.3g}"):

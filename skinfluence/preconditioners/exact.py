@@ -60,12 +60,12 @@ class ExactInverse(BaseEstimator):
             raise ValueError("The Hessian is not finite: the values of X are too large. Scale the features.")
         H = H if free.all() else H[np.ix_(free, free)]
         if self.damping == "auto" and not isinstance(problem.fitted.model, LinearModel):
-            damping = NET_DAMPING * abs(float(np.trace(H))) / H.shape[0]
-        report: dict[str, Any] = {"solver": "cholesky", "damping": damping, "rank": H.shape[0]}
+            damping = NET_DAMPING * abs(float(np.trace(H))) / len(H)
+        report: dict[str, Any] = {"solver": "cholesky", "damping": damping, "rank": len(H)}
         solve = _cholesky(H, damping)
         if solve is None:
             # Eigenvalues below the rounding of the products that made H are zero.
-            rounding = H.shape[0] * float(np.finfo(problem.rows.X.dtype).eps)
+            rounding = len(H) * float(np.finfo(problem.rows.X.dtype).eps)
             solve = _pseudo_inverse(H, damping, rounding, automatic=self.damping == "auto", report=report)
         return on_free(free, solve), report
 
@@ -80,7 +80,7 @@ def _is_small(problem: TrainingProblem) -> bool:
 
 def _cholesky(H: np.ndarray, damping: float) -> Solve | None:
     """A Cholesky solve of ``H + damping I``, or None if that is not numerically definite."""
-    p = H.shape[0]
+    p = len(H)
     if p == 0:
         return np.copy
     A = H.copy()
