@@ -18,6 +18,8 @@ import io
 import multiprocessing
 import os
 import random
+import resource
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -150,10 +152,11 @@ class _Mutated(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         exec(compile(self.source, str(self.path), "exec"), module.__dict__)
 
 
-def _run(relative: str, source: str) -> None:
+def _run(relative: str, source: str, seconds: int) -> None:
     """Run the tests of a file on a source of it, in a process of its own; ends with pytest's status."""
     import pytest
 
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     module = "skinfluence." + relative.removesuffix(".py").replace("/", ".")
     sys.meta_path.insert(0, _Mutated(module, source, ROOT / "skinfluence" / relative))
     os.chdir(ROOT)
@@ -167,18 +170,22 @@ def _run(relative: str, source: str) -> None:
     os._exit(status)
 
 
-def survives(relative: str, source: str, seconds: float) -> bool:
-    """Whether the tests pass with this source in place of a file of the package."""
-    child = multiprocessing.get_context("fork").Process(target=_run, args=(relative, source))
+def outcome(relative: str, source: str, seconds: int) -> str:
+    """What the tests say of this source in place of a file of the package: "SURVIVED", "killed", or "endless".
+
+    Endless, which counts as killed, is what takes more than these seconds of the processor, or twenty times as long to
+    wait for: on a busy machine waiting alone is no sign of it.
+    """
+    child = multiprocessing.get_context("fork").Process(target=_run, args=(relative, source, seconds))
     child.start()
-    child.join(seconds)
-    if child.exitcode is None:  # it no longer ends
+    child.join(20 * seconds)
+    if child.exitcode is None or child.exitcode in (-signal.SIGXCPU, -signal.SIGKILL):
         child.kill()
         child.join()
-        return False
+        return "endless"
     if child.exitcode not in (0, 1, 2):  # passed, failed, or could not even be imported
         raise SystemExit(f"The tests of {relative} could not be run: status {child.exitcode}.")
-    return child.exitcode == 0
+    return "killed" if child.exitcode else "SURVIVED"
 
 
 def _load_libraries() -> None:
@@ -195,7 +202,7 @@ def main() -> int:
     parser.add_argument("--sample", type=int, default=100, help="mutants that are drawn (0: all)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=150.0, help="limit of one mutant")
+    parser.add_argument("--seconds", type=int, default=150, help="limit of one mutant, of the processor's time")
     parser.add_argument("--only", default="", help="files whose path begins so")
     given = parser.parse_args()
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
@@ -212,20 +219,27 @@ def main() -> int:
     ]
     drawn = random.Random(given.seed).sample(every, min(given.sample, len(every))) if given.sample else every
     for name in {next(n for n in sources if n.startswith(part)) for part in TESTS if given.only.startswith(part[:4])}:
-        if not survives(name, ast.unparse(sources[name]), 10 * given.seconds):
+        if outcome(name, ast.unparse(sources[name]), given.seconds) != "SURVIVED":
             raise SystemExit(f"The tests of {name} fail without a mistake: mend that first.")
 
-    def tried(one: tuple[str, int, str, str]) -> tuple[bool, float]:
+    def tried(one: tuple[str, int, str, str]) -> tuple[str, float]:
         began = time.monotonic()
-        return survives(one[0], one[3], given.seconds), time.monotonic() - began
+        return outcome(one[0], one[3], given.seconds), time.monotonic() - began
 
+    parts: dict[str, list[str]] = {}
     with ThreadPoolExecutor(given.jobs) as pool:
-        n_alive = 0
-        for (name, line, said, _), (survived, took) in zip(drawn, pool.map(tried, drawn), strict=True):
-            n_alive += survived
-            print(f"{'SURVIVED' if survived else 'killed  '} {took:5.1f} s {name}:{line} {said}", flush=True)
-    print(f"{len(drawn)} of {len(every)} mutants, {1 - n_alive / len(drawn):.1%} killed")
+        for (name, line, said, _), (found, took) in zip(drawn, pool.map(tried, drawn), strict=True):
+            parts.setdefault(name.partition("/")[0], []).append(found)
+            print(f"{found:8} {took:5.1f} s {name}:{line} {said}", flush=True)
+    for part, found in sorted(parts.items()):
+        print(f"{part}: {_killed(found)}")
+    print(f"{len(drawn)} of {len(every)} mutants: {_killed([one for found in parts.values() for one in found])}")
     return 0
+
+
+def _killed(found: list[str]) -> str:
+    n = len(found) - found.count("SURVIVED")
+    return f"{n} of {len(found)} killed ({n / len(found):.1%}), {found.count('endless')} of them as endless"
 
 
 if __name__ == "__main__":
