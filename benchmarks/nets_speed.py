@@ -35,10 +35,12 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from . import _runner
+from .experiments._stored_parts import Parts
 
 ROUNDS = 5
 FEW = 8  # rows of the call that the set-up is measured by
 CHECKED = 60
+PATIENCE = 20.0  # seconds that scoring those may take; a package that takes longer is not timed
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}
 IP, SELF = "ip", "self_tracin"
 DATAINF, EKFAC, CG = "datainf", "ekfac", "cg, 10 iterations"
@@ -64,22 +66,36 @@ class Line:
     compiled: bool = False
 
 
+def _ours(case: Any, batch: int, method: Any = "ip", covered: str = "all", **options: Any) -> Any:
+    from skinfluence import influence_scores
+    from skinfluence.nets import DifferentiableNet
+
+    from . import _nets
+
+    parameters = "all" if covered == _nets.ALL else case.names(covered)
+    net = DifferentiableNet((case.module, case.loss), parameters=parameters, **options)
+    rows = [part.numpy() for part in (case.X, case.y, case.X_val, case.y_val)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own deprecations
+        return influence_scores(net, *rows, method=method)
+
+
+def options() -> list[Line]:
+    """The package's own ways to compute the same."""
+    half, compiled = {"dtype": "bfloat16"}, {"compile": True}
+    return [
+        Line(IP, _ours, "all", ours=True),
+        Line(COMPILED, partial(_ours, **compiled), "all", ours=True, compiled=True),
+        Line(BFLOAT, partial(_ours, **half), "all", ours=True, dtype="bfloat16"),
+        Line(BOTH, partial(_ours, **half, **compiled), "all", ours=True, dtype="bfloat16", compiled=True),
+    ]
+
+
 def lines() -> list[Line]:
-    """Everything that is timed of a net."""
-    from . import _net_peers, _nets
-
-    def ours(case: Any, batch: int, method: Any = "ip", covered: str = _nets.ALL, **options: Any) -> Any:
-        from skinfluence import influence_scores
-        from skinfluence.nets import DifferentiableNet
-
-        parameters = "all" if covered == _nets.ALL else case.names(covered)
-        net = DifferentiableNet((case.module, case.loss), parameters=parameters, **options)
-        rows = [part.numpy() for part in (case.X, case.y, case.X_val, case.y_val)]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's own deprecations
-            return influence_scores(net, *rows, method=method)
-
+    """The package and others."""
     from skinfluence import methods
+
+    from . import _net_peers, _nets
 
     curved = {
         DATAINF: "datainf",
@@ -87,24 +103,19 @@ def lines() -> list[Line]:
         CG: methods.CG(damping=CG_DAMPING, tol=1e-12, max_iter=10),
     }
     made = [
-        Line(IP, ours, _nets.ALL, ours=True),
-        Line(BFLOAT, partial(ours, dtype="bfloat16"), _nets.ALL, ours=True, dtype="bfloat16"),
-        Line(COMPILED, partial(ours, compile=True), _nets.ALL, ours=True, compiled=True),
-        Line(
-            BOTH, partial(ours, compile=True, dtype="bfloat16"), _nets.ALL, ours=True, dtype="bfloat16", compiled=True
-        ),
-        Line(f"ip, {_nets.PRODUCTS}", partial(ours, covered=_nets.PRODUCTS), _nets.PRODUCTS, ours=True),
-        Line(f"ip, {_nets.HEAD_WEIGHT}", partial(ours, covered=_nets.HEAD_WEIGHT), _nets.HEAD_WEIGHT, ours=True),
+        Line(IP, _ours, _nets.ALL, ours=True),
+        Line(f"ip, {_nets.PRODUCTS}", partial(_ours, covered=_nets.PRODUCTS), _nets.PRODUCTS, ours=True),
+        Line(f"ip, {_nets.HEAD_WEIGHT}", partial(_ours, covered=_nets.HEAD_WEIGHT), _nets.HEAD_WEIGHT, ours=True),
         Line(VMAP, _nets.by_vmap, _nets.ALL),
     ]
     peers = [Line(p.label, p, p.covered, p.kind, missing=p.missing) for p in _net_peers.PEERS]
     made += [line for line in peers if line.kind == IP]
     made += [
-        Line(SELF, partial(ours, method="self_tracin"), _nets.ALL, SELF, ours=True),
+        Line(SELF, partial(_ours, method="self_tracin"), _nets.ALL, SELF, ours=True),
         Line("squared norms by vmap", _nets.self_by_vmap, _nets.ALL, SELF),
     ]
     made += [line for line in peers if line.kind == SELF]
-    made += [Line(kind, partial(ours, method=method), _nets.ALL, kind, ours=True) for kind, method in curved.items()]
+    made += [Line(kind, partial(_ours, method=method), _nets.ALL, kind, ours=True) for kind, method in curved.items()]
     return made + [line for line in peers if line.kind in CURVED]
 
 
@@ -114,12 +125,21 @@ def run(*, quick: bool = False, data_home: str | None = None) -> dict[str, Any]:
 
     from . import _nets
 
+    parts = Parts.of_environment()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with threadpool_limits(1):
             cases = [make() for make in _nets.cases(quick)]
-            rows = [row for case in cases for row in time_net(case, 0.05 if quick else 0.5, 1 if quick else ROUNDS)]
+            seconds, rounds = (0.05, 1) if quick else (0.5, ROUNDS)
+            # Compiled functions first: some packages make torch forget them.
+            rows = [
+                row | {"part": part}
+                for part, timed in (("options", options), ("packages", lines))
+                if timed is lines or not quick  # compiling takes long
+                for case in cases
+                for row in parts.rows(f"{part}, {case.name}", partial(time_net, case, timed(), seconds, rounds))
+            ]
     finally:
         torch.set_num_threads(threads)
     return {
@@ -131,7 +151,7 @@ def run(*, quick: bool = False, data_home: str | None = None) -> dict[str, Any]:
     }
 
 
-def time_net(case: Any, seconds: float, rounds: int) -> list[dict[str, Any]]:
+def time_net(case: Any, timed: list[Line], seconds: float, rounds: int) -> list[dict[str, Any]]:
     """One row for each line; no package's call is given rows that would take it much longer than so many seconds."""
     from . import _nets
 
@@ -140,7 +160,7 @@ def time_net(case: Any, seconds: float, rounds: int) -> list[dict[str, Any]]:
     common = {"net": case.name, "parameters": case.n_params, "n": case.n}
     references: dict[tuple[str, str], np.ndarray] = {}
     rows, prepared = [], []
-    for line in lines():
+    for line in timed:
         if line.kind in CURVED and case.name != WIDE_MLP:
             continue
         row = common | {"call": line.label, "covered": line.covered, "ours": line.ours, "kind": line.kind}
@@ -153,6 +173,9 @@ def time_net(case: Any, seconds: float, rounds: int) -> list[dict[str, Any]]:
         except Exception as error:  # a package may raise anything at a net it has no way with
             if line.ours:
                 raise
+            if isinstance(error, TimeoutError):
+                row["reason"] = str(error)
+                continue
             row["reason"] = f"{type(error).__name__}: {str(error).splitlines()[0][:120] if str(error) else ''}"
     times: dict[str, list[float]] = {row["call"]: [] for row, *_ in prepared}
     setups: dict[str, list[float]] = {row["call"]: [] for row, *_ in prepared}
@@ -192,7 +215,11 @@ def _prepare(
     key = line.covered, line.kind
     if key not in references:
         references[key] = reference(few, *key)
-    wanted, scores = references[key], np.asarray(line.scores(few, case.batches[0]))
+    wanted = references[key]
+    began = time.perf_counter()
+    scores = np.asarray(line.scores(few, case.batches[0]))
+    if not line.ours and time.perf_counter() - began > PATIENCE:
+        raise TimeoutError(f"over {PATIENCE:.0f} s for {CHECKED} rows")
     if line.kind in CURVED:
         error = 1.0 - float(np.corrcoef(scores, wanted)[0, 1])
     else:
@@ -248,6 +275,7 @@ def gates(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     from . import _nets
 
     found = []
+    rows = [row for row in rows if row["part"] == "packages"]
     for net in dict.fromkeys(row["net"] for row in rows):
         own = {row["call"]: row for row in rows if row["net"] == net and "ratio" in row}
         for call, most in zip((IP, SELF), ASKED[net], strict=True):
@@ -290,17 +318,27 @@ ASKED = {
 def tables(result: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """The tables of a stored result."""
     made: dict[str, list[dict[str, Any]]] = {}
-    for net in dict.fromkeys(row["net"] for row in result["rows"]):
-        own = [row for row in result["rows"] if row["net"] == net]
+    packages, own_ways = ([r for r in result["rows"] if r["part"] == part] for part in ("packages", "options"))
+    for net in dict.fromkeys(row["net"] for row in packages):
+        own = [row for row in packages if row["net"] == net]
         unit = next((row["forward_ms"] for row in own if "forward_ms" in row), 0.0)
         title = f"{net}: {own[0]['parameters']:,} parameters, {own[0]['n']:,} rows, a forward pass {unit:.1f} ms"
         made[title] = [_cells(row) for row in own]
+    if own_ways:
+        made["Compiled, and in half precision"] = [_option_cells(row) for row in own_ways]
     if result["gates"]:
         made["What was asked"] = [
             {"figure": gate["gate"], "found": f"{gate['value']:.2f}", "asked": gate["asked"], "passed": gate["passed"]}
             for gate in result["gates"]
         ]
     return made
+
+
+def _option_cells(row: dict[str, Any]) -> dict[str, Any]:
+    cells = _cells(row)
+    first = f"{row['compile_s']:.1f}" if "compile_s" in row else None
+    kept = {name: cells[name] for name in ("call", "forward passes", "range", "whole", "set-up, ms", "error")}
+    return {"net": row["net"], **kept, "first call, s": first}
 
 
 def _cells(row: dict[str, Any]) -> dict[str, Any]:
@@ -314,5 +352,5 @@ def _cells(row: dict[str, Any]) -> dict[str, Any]:
         "set-up, ms": f"{row['setup_ms']:.1f}" if timed else None,
         "batch": (row["batch"] or None) if timed else None,
         "error": f"{row['error']:.1e}" if timed else None,
-        "remark": row.get("reason", f"the first call took {row['compile_s']:.1f} s" if "compile_s" in row else ""),
+        "remark": row.get("reason", ""),
     }

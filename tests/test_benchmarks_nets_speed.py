@@ -1,0 +1,80 @@
+"""The speed of nets: a tiny run, what is left out of it and why, and the gates, of stored rows alone."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+from benchmarks import _net_peers, _nets, _runner, nets_speed
+
+MLP = nets_speed.WIDE_MLP
+
+
+@pytest.fixture
+def without_packages(monkeypatch):
+    """Whatever is installed, none of the other packages is asked: they take seconds to set up."""
+    monkeypatch.setattr(_net_peers.Peer, "missing", "not asked here")
+
+
+@pytest.mark.slow
+def test_a_quick_run_times_the_package_and_is_stored(without_packages, tmp_path):
+    result = _runner.run("nets_speed", quick=True, data_home=None)
+    rows = {(row["net"], row["call"]): row for row in result["rows"]}
+    assert {net for net, _ in rows} == {MLP, "CNN with BatchNorm"}
+    for (_, call), row in rows.items():
+        if row["ours"]:
+            assert min(row["forward_ms"], row["ms"]) > 0, call
+            assert row["error"] <= nets_speed.TOLERANCE["float32"], call
+        elif call not in (nets_speed.VMAP, "squared norms by vmap"):
+            assert row["reason"] == "not asked here"
+    assert {"datainf", "ekfac", "cg, 10 iterations"} <= {call for net, call in rows if net == MLP}
+    stored, tables = _runner.save(result, tmp_path)
+    assert json.loads(stored.read_text(encoding="utf-8"))["rows"] == result["rows"]
+    assert f"{MLP}: 94,218 parameters" in tables.read_text(encoding="utf-8")
+
+
+def small_case():
+    return _nets.make_case("small", _nets.mlp(3, 4, 10), (3,), 80, (16,))
+
+
+def test_wrong_scores_are_not_timed():
+    case = small_case()
+    wrong = nets_speed.Line("wrong", lambda c, batch: np.zeros(c.n), "all")
+    (row,) = nets_speed.time_net(case, [wrong], 0.05, 1)
+    assert "ms" not in row
+    assert row["reason"] == "ValueError: the scores differ: an error of 1"
+    with pytest.raises(ValueError, match="the scores differ"):
+        nets_speed.time_net(case, [nets_speed.Line("ip", wrong.scores, "all", ours=True)], 0.05, 1)
+
+
+def test_a_package_that_takes_long_is_not_timed(monkeypatch):
+    monkeypatch.setattr(nets_speed, "PATIENCE", 0.0)
+    (row,) = nets_speed.time_net(small_case(), [nets_speed.Line("vmap", _nets.by_vmap, "all")], 0.05, 1)
+    assert "ms" not in row
+    assert row["reason"] == "over 0 s for 60 rows"
+
+
+def stored_row(call: str, ratio: float | None, whole: float | None, **more):
+    common = {"net": MLP, "part": "packages", "call": call, "covered": "all", "ours": True, "kind": call}
+    return common | {"ratio": ratio, "whole": whole} | more
+
+
+def test_gates_ask_of_the_ratio_or_of_the_whole():
+    rows = [
+        stored_row("ip", 3.0, 3.6),
+        stored_row("self_tracin", None, 4.0),
+        stored_row("datainf", 9.3, 10.0),
+        stored_row(nets_speed.VMAP, 29.0, None, ours=False, kind="ip"),
+        stored_row("ip", 1.0, 1.0) | {"part": "options"},
+    ]
+    found = {gate["gate"]: (gate["value"], gate["passed"]) for gate in nets_speed.gates(rows)}
+    assert found == {
+        f"{MLP}: ip": (3.0, True),
+        f"{MLP}: self_tracin, set-up included": (4.0, False),
+        f"{MLP}: datainf / ip": (3.1, False),
+        f"{MLP}: {nets_speed.VMAP} / ip": (9.6667, False),
+    }
