@@ -40,7 +40,7 @@ from .experiments._stored_parts import Parts
 ROUNDS = 5
 FEW = 8  # rows of the call that the set-up is measured by
 CHECKED = 60
-PATIENCE = 20.0  # seconds that scoring those may take; a package that takes longer is not timed
+PATIENCE = 10.0  # seconds that scoring those, or fewer, may take; a package that takes longer is not timed
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}
 IP, SELF = "ip", "self_tracin"
 DATAINF, EKFAC, CG = "datainf", "ekfac", "cg, 10 iterations"
@@ -64,6 +64,10 @@ class Line:
     dtype: str = "float32"
     missing: str | None = None
     compiled: bool = False
+
+
+class _TakesLong(Exception):
+    """A package is too slow to be timed."""
 
 
 def _ours(case: Any, batch: int, method: Any = "ip", covered: str = "all", **options: Any) -> Any:
@@ -170,12 +174,11 @@ def time_net(case: Any, timed: list[Line], seconds: float, rounds: int) -> list[
             continue
         try:
             prepared.append((row, line, *_prepare(case, line, row, references, seconds, min(rounds, 3))))
+        except _TakesLong as error:
+            row["reason"] = str(error)
         except Exception as error:  # a package may raise anything at a net it has no way with
             if line.ours:
                 raise
-            if isinstance(error, TimeoutError):
-                row["reason"] = str(error)
-                continue
             row["reason"] = f"{type(error).__name__}: {str(error).splitlines()[0][:120] if str(error) else ''}"
     times: dict[str, list[float]] = {row["call"]: [] for row, *_ in prepared}
     setups: dict[str, list[float]] = {row["call"]: [] for row, *_ in prepared}
@@ -220,7 +223,7 @@ def _prepare(
     scores = np.asarray(line.scores(few, case.batches[0]))
     first = time.process_time() - began_own
     if not line.ours and time.perf_counter() - began > PATIENCE:
-        raise TimeoutError(f"over {PATIENCE:.0f} s for {CHECKED} rows")
+        raise _TakesLong(f"over {PATIENCE:.0f} s for {len(few.X)} rows")
     if line.kind in CURVED:
         error = 1.0 - float(np.corrcoef(scores, wanted)[0, 1])
     else:
@@ -238,6 +241,8 @@ def _prepare(
     taken = {}
     for batch in case.batches:
         taken[batch] = _seconds(partial(line.scores, trial, batch))
+        if taken[batch] > PATIENCE:
+            raise _TakesLong(f"over {PATIENCE:.0f} s for {trial.n} rows")
         if taken[batch] > 2 * seconds:
             break
     batch = min(taken, key=taken.__getitem__)
