@@ -147,7 +147,9 @@ def run(*, quick: bool = False, data_home: str | None = None) -> dict[str, Any]:
     finally:
         torch.set_num_threads(threads)
     return {
-        "about": _runner.about(__doc__, "Drawn with seed 0."),
+        "about": _runner.about(
+            __doc__, "Drawn with seed 0. A run may be cut into parts; what is compared in a table is of one part."
+        ),
         "seeds": [0],
         "threads": 1,
         "rows": rows,
