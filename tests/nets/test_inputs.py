@@ -93,7 +93,8 @@ class OwnArray:
         return len(self.X)
 
     def __array__(self, dtype=None, copy=None):
-        return np.array(self.X, dtype=dtype, copy=copy)
+        found = np.asarray(self.X, dtype=dtype)  # NumPy 1 knows no copy=None
+        return found.copy() if copy else found
 
 
 FORMS = {
