@@ -31,6 +31,7 @@ from skinfluence.objectives import DemographicParity
 from skinfluence.operators import TrainingProblem
 
 distributed = pytest.importorskip("distributed", reason="needs dask.distributed")
+dask = pytest.importorskip("dask", reason="needs dask")
 array = pytest.importorskip("dask.array", reason="needs dask")
 
 pytestmark = [
@@ -49,6 +50,9 @@ _PATIENCE = 300  # seconds, in which a worker has started even where many others
 @pytest.fixture(scope="module")
 def client():
     with (
+        # So long after a worker was lost the cluster gives its place up if no other has taken it by then: on a busy
+        # machine, or where the next is killed at that moment, it would be one worker short from there on.
+        dask.config.set({"distributed.deploy.lost-worker-timeout": f"{2 * _PATIENCE}s"}),
         distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
         distributed.Client(cluster) as found,
     ):

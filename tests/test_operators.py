@@ -21,6 +21,7 @@ from skinfluence.operators import (
     Rows,
     TrainingProblem,
     _problem,
+    _rows,
     _sent,
     check_weights,
     outputs_by_block,
@@ -415,7 +416,10 @@ def test_terms_are_weighted_in_their_own_dtype():
     assert_array_equal(row_dot(np.array([[2.0, 1.0], [3.0, 0.0]]), np.array([[5.0, 1.0], [7.0, 9.0]])), [11, 21])
 
 
-@pytest.mark.parametrize("kind", [kind for kind in vars(_sent).values() if is_dataclass(kind)], ids=str)
+SENT = [kind for module in (_sent, _rows) for kind in vars(module).values() if is_dataclass(kind)]
+
+
+@pytest.mark.parametrize("kind", SENT, ids=str)
 def test_what_is_sent_does_not_change(kind):
     assert kind.__dataclass_params__.frozen
 

@@ -262,6 +262,19 @@ def test_conjugate_gradients_end_in_as_many_steps_as_eigenvalues():
     assert_allclose(u, g * (g @ g) / (g @ A @ g))
 
 
+def test_what_is_zero_is_relative_to_the_matrix():
+    """The unit of a Hessian is no matter: one of tiny eigenvalues is solved as it is in another unit."""
+    A, g, unit = matrix([1.0, 2.0, 4.0, 9.0]), np.arange(1.0, 5.0), 1e-30
+    u, n_iter, _, least = cg.conjugate_gradients(lambda v: unit * (A @ v), g, np.copy, 1e-10, 50)
+    assert n_iter == 4
+    assert least >= unit * (1 - 1e-9)
+    assert_allclose(u * unit, np.linalg.solve(A, g))
+    diagonal, off, _ = arnoldi.lanczos(lambda v: unit * (A @ v), 4, 4, np.random.RandomState(0))
+    expected = arnoldi.lanczos(lambda v: A @ v, 4, 4, np.random.RandomState(0))
+    assert_allclose(diagonal / unit, expected[0])
+    assert_allclose(off / unit, expected[1])
+
+
 def test_a_good_preconditioner_takes_one_step():
     A, g = matrix([1.0, 2.0, 4.0, 9.0]), np.arange(1.0, 5.0)
     u, n_iter, *_ = cg.conjugate_gradients(lambda v: A @ v, g, lambda r: np.linalg.solve(A, r), 1e-10, 50)
