@@ -393,5 +393,5 @@ def test_folds_are_fitted_on_ray(ray, X_y, tmp_path):
     with joblib.parallel_config(backend="ray"):
         found = InfluenceSelector(OnRay(tmp_path), random_state=0, n_jobs=2).fit(X, y).scores_
     assert np.array_equal(found, expected)
-    assert len(fits(tmp_path)["True"]) == 2
+    assert fits(tmp_path)["True"]  # by how many of them is up to Ray
     assert fits(tmp_path)["False"] <= {os.getpid()}  # the curated rows are fitted here
