@@ -13,7 +13,7 @@ help:
 	@echo "make test         lint, types, and the whole test suite"
 	@echo "make test-oldest  the test suite on the oldest supported versions"
 	@echo "make test-peers   nets' scores beside those of captum, dattri, kronfluence and pyDVL"
-	@echo "make coverage    the tests, and the share of lines and branches that they reach, which is to be 95 %"
+	@echo "make coverage     the tests, and the share of lines and branches that they reach, which is to be 95 %"
 	@echo "make docs         the documentation, into docs/_build/html; warnings are errors"
 	@echo "make docs-check   every page of it in a headless browser (needs chromium and chromedriver)"
 	@echo "make bench        all benchmarks (set SKINFLUENCE_DATA_HOME to a folder of data sets)"

@@ -46,7 +46,7 @@ from skinfluence.models import as_model
 from skinfluence.snapshots import History
 
 from . import _data, _runner
-from .experiments._stored_parts import Parts
+from ._stored_parts import Parts
 
 NET = "digits"
 LINEAR = ("breast_cancer", "spambase", "phoneme")

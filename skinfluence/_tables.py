@@ -13,7 +13,7 @@ from sklearn.utils.validation import _num_samples, validate_data
 from ._fitting import is_frozen
 from ._rows import as_rows, is_dataset
 from .models import is_net
-from .models._streams import require_indexable
+from .models._sources import require_indexable
 
 
 def kind_of_table(estimator: Any) -> str:

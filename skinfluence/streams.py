@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .models._streams import as_frame
+from .models._sources import as_frame
 
 __all__ = ["ParquetRows", "parquet_rows"]
 

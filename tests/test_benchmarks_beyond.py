@@ -14,13 +14,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from benchmarks import _data, _runner
+from benchmarks._stored_parts import ENVIRONMENT_VARIABLE
 from benchmarks.experiments import _beyond_crowd as crowd
 from benchmarks.experiments import _beyond_curators as curators
 from benchmarks.experiments import _beyond_poison as poison
 from benchmarks.experiments import _beyond_regression as regression
 from benchmarks.experiments import _beyond_trees as trees
 from benchmarks.experiments import beyond
-from benchmarks.experiments._stored_parts import ENVIRONMENT_VARIABLE
 from skinfluence import CuratedClassifier, InfluenceSelector
 
 

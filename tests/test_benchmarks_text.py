@@ -112,7 +112,7 @@ def test_a_quick_run_needs_no_pretrained_model_and_says_so(data_home, tmp_path):
 
 
 def test_a_run_that_was_cut_off_goes_on(tmp_path):
-    from benchmarks.experiments._stored_parts import Parts
+    from benchmarks._stored_parts import Parts
 
     made = []
 

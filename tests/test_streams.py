@@ -18,7 +18,8 @@ from skinfluence import CuratedClassifier, InfluenceRelabeler, InfluenceReweight
 from skinfluence.methods import CG, IPEnsemble
 from skinfluence.models import as_model
 from skinfluence.models._blocks import row_slices, take
-from skinfluence.models._streams import RowStream, SlicedRows, is_unloaded, source_of
+from skinfluence.models._sources import SlicedRows, is_unloaded, source_of
+from skinfluence.models._streams import RowStream
 from skinfluence.streams import ParquetRows, parquet_rows
 
 N, D = 230, 5
@@ -43,7 +44,7 @@ def X_y():
 @pytest.fixture
 def small_pieces(monkeypatch):
     """Pieces of a kibibyte, so that a small table has many."""
-    monkeypatch.setattr("skinfluence.models._streams._PIECE_BYTES", 1 << 10)
+    monkeypatch.setattr("skinfluence.models._sources._PIECE_BYTES", 1 << 10)
 
 
 def at_home(kind: str, X: np.ndarray, folder):

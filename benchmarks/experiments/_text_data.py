@@ -54,8 +54,11 @@ class Task:
     def parted(self, n: int) -> tuple[Task, Task]:
         """``n`` of the training rows, drawn once and for all, and the others; each with all development rows."""
         order = np.random.default_rng(0).permutation(len(self.train))
-        parts = np.sort(order[:n]), np.sort(order[n:])
-        return tuple(replace(self, train=[self.train[i] for i in own], y_train=self.y_train[own]) for own in parts)  # type: ignore[return-value]
+        first, second = (
+            replace(self, train=[self.train[i] for i in own], y_train=self.y_train[own])
+            for own in (np.sort(order[:n]), np.sort(order[n:]))
+        )
+        return first, second
 
     def some(self, n_train: int, n_dev: int) -> Task:
         """The first rows only."""

@@ -22,7 +22,7 @@ from skinfluence.nets import DifferentiableNet
 from skinfluence.objectives import Counterfactual, Joint
 
 from .._peers import remove_most_suspect
-from ._stored_parts import Parts
+from .._stored_parts import Parts
 from ._text_data import Task, of_rows
 from ._text_encoder import Batch, Classifier, Encoder, Tuned
 from ._text_heads import FAIRNESS, JOINT, NONE, RANDOM, UTILITY, overlap, tester

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import joblib
 import numpy as np
@@ -57,7 +57,7 @@ class Sizes:
 class Head(LogisticRegression):
     """Logistic regression that remembers what it was fitted to, so that all methods share the models of the folds."""
 
-    fitted_before: dict[str, dict[str, Any]] = {}  # noqa: RUF012
+    fitted_before: ClassVar[dict[str, dict[str, Any]]] = {}
 
     def fit(self, X: np.ndarray, y: np.ndarray, sample_weight: np.ndarray | None = None) -> Head:
         key = joblib.hash((self.get_params(), X, y, sample_weight))

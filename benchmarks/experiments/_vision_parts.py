@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from .._stored_parts import Parts
 from . import _vision_features, _vision_linear, _vision_net
 from ._vision_data import NOISES, Home
 from ._vision_linear import Sizes
@@ -38,13 +38,8 @@ def compute(part: Part, data_home: Home, sizes: Sizes, net_sizes: NetSizes) -> l
 def stored_or_computed(part: Part, data_home: Home, sizes: Sizes, net_sizes: NetSizes) -> list[dict[str, Any]]:
     """The rows of a part, from the cache folder if they were made there with the same sizes."""
     name, noise, seed = part
-    settings = json.loads(json.dumps(asdict(sizes if name == LINEAR else net_sizes)))
-    path = _vision_features.cache_folder() / "vision" / f"{name}-{noise}-{seed}.json"
-    if path.is_file():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if found["settings"] == settings:
-            return found["rows"]
-    rows = compute(part, data_home, sizes, net_sizes)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"settings": settings, "rows": rows}, default=float), encoding="utf-8")
-    return rows
+    return Parts(_vision_features.cache_folder() / "vision").rows(
+        f"{name}-{noise}-{seed}",
+        lambda: compute(part, data_home, sizes, net_sizes),
+        settings=asdict(sizes if name == LINEAR else net_sizes),
+    )

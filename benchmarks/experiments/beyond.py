@@ -38,12 +38,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import _data, _runner
+from .._stored_parts import Parts
 from . import _beyond_crowd as crowd
 from . import _beyond_poison as poison
 from . import _beyond_regression as regression
 from . import _beyond_trees as trees
 from ._beyond_curators import NONE
-from ._stored_parts import Parts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

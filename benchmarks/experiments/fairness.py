@@ -19,6 +19,7 @@ from __future__ import annotations
 import os
 import time
 import warnings
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,7 +51,7 @@ def run(*, quick: bool = False, data_home: str | None = None) -> dict[str, Any]:
     seeds = range(2) if quick else range(5)
     rates, bounds = ((0.05, 0.2), (0.05,)) if quick else (RATES, BOUNDS)
     _data.load_splits("adult", data_home=data_home)  # fail before any work when the table is missing
-    skipped = None if _has_fairlearn() else "fairlearn is not installed: its lines are left out."
+    skipped = None if find_spec("fairlearn") else "fairlearn is not installed: its lines are left out."
     # The peer's tasks are the long ones: first.
     tasks = [] if skipped else [(PEER, "", seed, (bound,), data_home) for bound in bounds[::-1] for seed in seeds]
     tasks += [(method, name, seed, rates, data_home) for method in METHODS for name in OBJECTIVES for seed in seeds]
@@ -131,14 +132,6 @@ def _peer(bound: float) -> Any:
     from fairlearn.reductions import ExponentiatedGradient
 
     return ExponentiatedGradient(_classifier(), Constraint(difference_bound=bound))
-
-
-def _has_fairlearn() -> bool:
-    try:
-        import fairlearn  # noqa: F401 - only whether it is there
-    except ModuleNotFoundError:
-        return False
-    return True
 
 
 def _label(method: str, objective: str) -> str:

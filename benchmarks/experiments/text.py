@@ -38,9 +38,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import _runner
+from .._stored_parts import Parts
 from . import _text_data as data
 from . import _text_heads as heads
-from ._stored_parts import Parts
 from ._text_twins import AXES
 
 if TYPE_CHECKING:

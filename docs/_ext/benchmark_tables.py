@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from _nodes import table, text
 from docutils import nodes
@@ -114,7 +114,7 @@ class _OfABenchmark(SphinxDirective):
 class BenchmarkTable(_OfABenchmark):
     """A table of a stored result."""
 
-    option_spec = {"columns": directives.unchanged, "rows": directives.unchanged}  # noqa: RUF012
+    option_spec: ClassVar[dict[str, Any]] = {"columns": directives.unchanged, "rows": directives.unchanged}
 
     def made(self, name: str, *rest: str) -> list[nodes.Node]:
         """Make the table."""
@@ -132,7 +132,7 @@ class BenchmarkTable(_OfABenchmark):
 class BenchmarkTables(_OfABenchmark):
     """All tables of a stored result, or those whose titles begin with one of ``:titles:``."""
 
-    option_spec = {"titles": directives.unchanged}  # noqa: RUF012
+    option_spec: ClassVar[dict[str, Any]] = {"titles": directives.unchanged}
 
     def made(self, name: str, *rest: str) -> list[nodes.Node]:
         """Make the tables."""
@@ -170,7 +170,7 @@ class BenchmarkMade(_OfABenchmark):
 class BenchmarkPicture(_OfABenchmark):
     """A picture of a stored result."""
 
-    option_spec = {"alt": directives.unchanged_required}  # noqa: RUF012
+    option_spec: ClassVar[dict[str, Any]] = {"alt": directives.unchanged_required}
 
     def made(self, name: str, *rest: str) -> list[nodes.Node]:
         """Make the image."""

@@ -14,7 +14,8 @@ from sklearn.utils.validation import check_array, check_consistent_length, valid
 from ..losses import DevianceLoss, Loss, MarginLoss
 from ._host import on_host
 from ._protocol import DifferentiableModel
-from ._streams import RowStream, Source, is_unloaded, source_of
+from ._sources import Source, is_unloaded, source_of
+from ._streams import RowStream
 
 Task = Literal["classification", "regression"]
 

@@ -50,11 +50,13 @@ def splits_of(estimator: Any, X: Any, y: Any, groups: Any, cv: Any) -> list[Spli
     """The splits of cross-validation."""
     X, y, groups = as_rows(X), as_rows(y), as_rows(groups)
     check_consistent_length(X, y, groups)
+
+    def picked(rows: Any) -> list[Any]:
+        return [None if part is None else take_rows(part, rows) for part in (X, y, groups)]
+
     found = []
     for train, test in check_cv(cv, y, classifier=is_classifier(estimator)).split(X, y):
-        parts = [None if part is None else (take_rows(part, train), take_rows(part, test)) for part in (X, y, groups)]
-        (X_in, X_out), (y_in, y_out) = parts[0], parts[1]  # type: ignore[misc]
-        groups_in, groups_out = parts[2] or (None, None)
+        (X_in, y_in, groups_in), (X_out, y_out, groups_out) = picked(train), picked(test)
         found.append(Split(X_in, y_in, X_out, y_out, groups_in, groups_out))
     return found
 

@@ -157,6 +157,7 @@ def _least_squares(product: Solve, g: np.ndarray, tol: float, max_iter: int, rep
     """
     if not g.any():
         return np.zeros_like(g)
+    size = max(float(np.linalg.norm(product(g))), np.finfo(float).tiny)
     n_iter, latest = 0, deque([np.zeros_like(g)], maxlen=2)
 
     def keep(u: np.ndarray) -> None:
@@ -171,7 +172,6 @@ def _least_squares(product: Solve, g: np.ndarray, tol: float, max_iter: int, rep
     operator = LinearOperator((len(g), len(g)), matvec=product, dtype=np.float64)
     keyword = "rtol" if "rtol" in inspect.signature(minres).parameters else "tol"  # SciPy 1.11 has the older name
     minres(operator, g, maxiter=max_iter, callback=keep, **{keyword: tol * 1e-2})
-    size = max(float(np.linalg.norm(product(g))), np.finfo(float).tiny)
     # It sees only a step late that it is done, and if g is out of range and the space exhausted, that step divides by
     # what is zero to rounding.
     left, _, u = min((unsolved(u), -at, u) for at, u in enumerate(latest))

@@ -83,10 +83,10 @@ def _cholesky(H: np.ndarray, damping: float) -> Solve | None:
     p = len(H)
     if p == 0:
         return np.copy
-    A = H.copy()
+    A = H.copy(order="F")  # as LAPACK has it, which then needs no copy of its own
     A[np.diag_indices_from(A)] += damping
     size = np.abs(A).sum(axis=0).max()
-    factor, failed = sla.lapack.dpotrf(A, lower=True)
+    factor, failed = sla.lapack.dpotrf(A, lower=True, overwrite_a=True)
     if failed:
         return None
     rcond, _ = sla.lapack.dpocon(factor, size, uplo="L")

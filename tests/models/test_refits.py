@@ -214,7 +214,7 @@ class Removal:
         data, self.y = _spoiled(self.case)
         self.X = data.X
         self.estimator = self.case.fit(self.case.estimator(), self.X, self.y)
-        scores = influence_scores(self.estimator, self.X, self.y, data.X_val, data.y_val, method=method)
+        scores = influence_scores(self.estimator, self.X, self.y, data.X_val, data.y_val, method=method, random_state=0)
         self.order, self.n_removed = np.argsort(scores), len(self.y) // 8
 
     def loss_without(self, removed: np.ndarray) -> float:

@@ -410,7 +410,10 @@ def test_a_get_loss_that_shifts_the_labels():
     rng = np.random.RandomState(0)
     net, X, y = fitted(Shifted, targets=lambda rng, n: codes(rng, n) + 1)
     X_val, y_val = rng.standard_normal((N_VAL, D)), codes(rng, N_VAL) + 1
-    loss = lambda F, y: nnf.cross_entropy(F, y - 1)  # noqa: E731
+
+    def loss(F, y):
+        return nnf.cross_entropy(F, y - 1)
+
     close(influence_scores(net, X, y, X_val, y_val), truth.ip(net.module_.eval(), loss, X, y, X_val, y_val))
 
 
@@ -535,8 +538,11 @@ def test_mlp_regressors_with_several_targets():
     X, y = make_regression(60, 6, n_targets=2, random_state=0)
     y = y / y.std(axis=0)
     mlp = fit_mlp(MLPRegressor, X[:40], y[:40])
-    # Its gradient is that of the sum over targets, whatever the loss it prints.
-    loss = lambda F, y: ((F - y) ** 2).sum(dim=1).mean() / 2  # noqa: E731
+
+    def loss(F, y):
+        # Its gradient is that of the sum over targets, whatever the loss it prints.
+        return ((F - y) ** 2).sum(dim=1).mean() / 2
+
     close(
         influence_scores(mlp, X[:40], y[:40], X[40:], y[40:]),
         truth.ip(as_torch(mlp), loss, X[:40], y[:40], X[40:], y[40:]),
@@ -550,7 +556,10 @@ def test_mlps_with_sample_weight():
     mlp = MLPClassifier(hidden_layer_sizes=(6, 5), max_iter=15, random_state=0)
     with pytest.warns(ConvergenceWarning):
         mlp.fit(X, y, sample_weight=weight)
-    loss = lambda F, y: nnf.binary_cross_entropy_with_logits(F[:, 0], y.double())  # noqa: E731
+
+    def loss(F, y):
+        return nnf.binary_cross_entropy_with_logits(F[:, 0], y.double())
+
     close(
         influence_scores(mlp, X, y, X[:20], y[:20], sample_weight=weight),
         truth.ip(as_torch(mlp), loss, X, y, X[:20], y[:20], share=weight),

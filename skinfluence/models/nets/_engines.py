@@ -18,12 +18,12 @@ from torch.autograd import forward_ad
 from torch.func import jacrev, jvp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map
 
 from ._net import Net, Tensors
+from ._rows import leaves_of, map_leaves
 
 _MOST_GRADIENTS = 64
-_FEWEST_COMPILED = 8
+_FEWEST_COMPILED = 8  # rows: the few that are probed are one size
 _MOST_COMPILED = 4096
 
 Engine = Callable[[Net, Tensors, Tensors, Any], tuple[torch.Tensor, torch.Tensor]]
@@ -59,7 +59,7 @@ def compiled(net: Net, theta: Tensors, v: Tensors, batch: Any) -> tuple[torch.Te
             return F, T
 
         net.compiled = torch.compile(both, dynamic=False, fullgraph=True)
-    n = max(len(part) for part in tree_leaves(batch))
+    n = leaves_of(batch, len)[0]
     with torch.no_grad(), written_out(net, rules=False), _many_compiled():
         F, T = net.compiled(theta, v, _filled_up(batch, n, max(1 << (n - 1).bit_length(), _FEWEST_COMPILED)))
     return F[:n], T[:n]
@@ -69,15 +69,15 @@ def _filled_up(batch: Any, n: int, size: int) -> Any:
     def filled(part: torch.Tensor) -> torch.Tensor:
         return torch.cat([part, part[-1:].expand(size - n, *part.shape[1:])])
 
-    return batch if n == size else tree_map(filled, batch)
+    return batch if n == size else map_leaves(batch, filled)
 
 
 def _many_compiled() -> AbstractContextManager[None]:
     """As many compiled nets at once as one likes: torch keeps eight of a function, and has an error for the ninth."""
     config = torch._dynamo.config
-    names = [name for name in ("recompile_limit", "cache_size_limit") if hasattr(config, name)][:1]
+    limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"  # the name before torch 2.6
     patched: AbstractContextManager[None] = config.patch(
-        dict.fromkeys((*names, f"accumulated_{names[0]}"), _MOST_COMPILED)
+        {limit: _MOST_COMPILED, f"accumulated_{limit}": _MOST_COMPILED}
     )
     return patched
 

@@ -30,7 +30,7 @@ class NetRows:
         if sparse and sp.issparse(X):
             return cls(X.tocsr(), X.shape[0], dtype)
         data = _Items(X) if isinstance(X, Dataset) else _unframed(X)
-        lengths = {len(data)} if isinstance(data, _Items) else set(_leaves(data, len))
+        lengths = {len(data)} if isinstance(data, _Items) else set(leaves_of(data, len))
         if not lengths:
             raise ValueError("X has no parts: found an empty dict, tuple or list.")
         if len(lengths) != 1:
@@ -50,7 +50,7 @@ class NetRows:
         n = len(range(*index.indices(len(self)))) if isinstance(index, slice) else len(index)
         if isinstance(self.data, _Items):
             return NetRows(self.data.take(index), n, self.dtype)
-        return NetRows(_map(self.data, lambda part: part[index]), n, self.dtype)
+        return NetRows(map_leaves(self.data, lambda part: part[index]), n, self.dtype)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         data = self.data.toarray() if sp.issparse(self.data) else self.data
@@ -63,7 +63,7 @@ class NetRows:
         """What they are, for messages."""
         if isinstance(self.data, _Items):
             return f"a torch Dataset ({type(self.data.dataset).__name__})"
-        parts = _leaves(self.data, lambda part: f"{str(part.dtype).removeprefix('torch.')} {tuple(part.shape[1:])}")
+        parts = leaves_of(self.data, lambda part: f"{str(part.dtype).removeprefix('torch.')} {tuple(part.shape[1:])}")
         return f"of {' and '.join(parts)} a row"
 
     def batch(self, device: torch.device, cast: torch.dtype | None) -> Any:
@@ -80,7 +80,7 @@ class NetRows:
             part = part.to(cast) if cast is not None and part.is_floating_point() else part
             return part.to(device)
 
-        return _map(data, tensor)
+        return map_leaves(data, tensor)
 
 
 class _Items:
@@ -139,17 +139,19 @@ def _unframed(X: Any) -> Any:
     return array
 
 
-def _map(data: Any, function: Callable[[Any], Any]) -> Any:
+def map_leaves(data: Any, function: Callable[[Any], Any]) -> Any:
+    """The same dict, tuple or list with the function of each part that is none of these."""
     if isinstance(data, Mapping):
-        return {name: _map(part, function) for name, part in data.items()}
+        return {name: map_leaves(part, function) for name, part in data.items()}
     if isinstance(data, (tuple, list)):
-        return type(data)(_map(part, function) for part in data)
+        return type(data)(map_leaves(part, function) for part in data)
     return function(data)
 
 
-def _leaves(data: Any, function: Callable[[Any], Any]) -> list[Any]:
+def leaves_of(data: Any, function: Callable[[Any], Any]) -> list[Any]:
+    """What the function says of each part."""
     if isinstance(data, Mapping):
-        return [found for part in data.values() for found in _leaves(part, function)]
+        return [found for part in data.values() for found in leaves_of(part, function)]
     if isinstance(data, (tuple, list)):
-        return [found for part in data for found in _leaves(part, function)]
+        return [found for part in data for found in leaves_of(part, function)]
     return [function(data)]

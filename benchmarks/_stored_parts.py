@@ -20,7 +20,8 @@ class Parts:
     Parameters
     ----------
     folder : path-like or None
-        Where parts are kept. They are not checked against anything: another protocol needs another folder.
+        Where parts are kept. They are checked against nothing but the settings that they are asked for with: another
+        protocol needs another folder.
 
     Attributes
     ----------
@@ -37,22 +38,29 @@ class Parts:
         """In the folder that the environment variable names, if it names one."""
         return cls(os.environ.get(ENVIRONMENT_VARIABLE) or None)
 
-    def rows(self, name: str, make: Callable[[], Any]) -> Any:
-        """What ``make()`` gives, as JSON gives it back."""
-        made = self._part(name, ".json", lambda: {"found": json.loads(json.dumps(make()))}, _write_json, _read_json)
-        return made["found"]
+    def rows(self, name: str, make: Callable[[], Any], settings: dict[str, Any] | None = None) -> Any:
+        """What ``make()`` gives, as JSON gives it back; made anew if it was stored with other settings."""
+        stamp = {} if settings is None else {"settings": _through_json(settings)}
+
+        def made() -> dict[str, Any]:
+            return {"found": _through_json(make())} | stamp
+
+        return self._part(name, ".json", made, _write_json, _read_json, stamp)["found"]
 
     def arrays(self, name: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         """The arrays that ``make()`` gives."""
         found = self._part(name, ".npz", make, _write_arrays, _read_arrays)
         return {key: part for key, part in found.items() if key != "seconds"}
 
-    def _part(self, name: str, end: str, make: Any, write: Any, read: Any) -> dict[str, Any]:
+    def _part(
+        self, name: str, end: str, make: Any, write: Any, read: Any, stamp: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
         path = None if self.folder is None else self.folder / f"{name}{end}"
         if path is not None and path.is_file():
             found: dict[str, Any] = read(path)
-            self.seconds[name] = float(found["seconds"])
-            return found
+            if not stamp or found.get("settings") == stamp["settings"]:
+                self.seconds[name] = float(found["seconds"])
+                return found
         began = time.process_time()
         found = dict(make())
         self.seconds[name] = round(time.process_time() - began, 1)
@@ -63,6 +71,10 @@ class Parts:
             os.replace(unfinished, path)  # whole or not at all: a run may be cut off while it writes
             print(f"{name}: {self.seconds[name]:.1f} s", flush=True)
         return found
+
+
+def _through_json(found: Any) -> Any:
+    return json.loads(json.dumps(found, default=float))  # NumPy's numbers as Python's
 
 
 def _write_json(path: Path, found: dict[str, Any]) -> None:
