@@ -9,9 +9,10 @@ from typing import Any
 import scipy.sparse as sp
 from sklearn import get_config
 
-# Measured on dense tables: blocks of 1 to 4 MB of X are read once from memory and a second time from cache, and are
-# large enough for the calls on them to cost little.
-_CACHE_BYTES = 1 << 22
+# Measured on dense tables: what is computed of a block is read again and again, and should stay in the core's own
+# cache; X is read once or twice, in long runs, so that the calls on a block cost little beside it.
+_X_BYTES = 1 << 24
+_WORK_BYTES = 1 << 21
 _MAX_ROWS = 1 << 16
 
 
@@ -34,8 +35,9 @@ def row_slices(X: Any, n_columns_of_work: int = 0, itemsize: int = 8) -> Iterato
     if sp.issparse(X) and X.format != "csr":
         step = max(n, 1)  # the rows of a CSC matrix cannot be sliced without searching all of it
     else:
-        row_bytes = _row_bytes(X) + n_columns_of_work * itemsize
-        step = min(max(int(min(_CACHE_BYTES, memory_budget()) / max(row_bytes, 1.0)), 1), _MAX_ROWS)
+        of_x, of_work = _row_bytes(X), n_columns_of_work * itemsize
+        fitting = (_X_BYTES / max(of_x, 1), _WORK_BYTES / max(of_work, 1), memory_budget() / max(of_x + of_work, 1))
+        step = max(int(min(*fitting, _MAX_ROWS)), 1)
     for first, last in pairwise(X.edges if is_stream(X) else (0, n)):
         for start in range(first, last, step):
             yield slice(start, min(start + step, last))

@@ -176,11 +176,9 @@ class LinearModel:
         table = self.table(self._params)
         coef = self._coef(table, X)
         F, squares = np.empty((len(table), X.shape[0]), dtype=X.dtype), np.empty(X.shape[0], dtype=X.dtype)
-        step = max(_CORE_CACHE_BYTES // (X.shape[1] * X.itemsize), 1)
-        for start in range(0, X.shape[0], step):
-            part = X[start : start + step]
-            _multiply(coef, part, F[:, start : start + step])
-            squares[start : start + step] = _squared_rows(part)
+        for at in _cached_parts(X):
+            squares[at] = _squared_rows(X[at])  # first: the slower of the two hides the time that reading takes
+            _multiply(coef, X[at], F[:, at])
         if self.fit_intercept:
             F += table[:, -1:].astype(X.dtype)
         return F.T, squares
@@ -195,12 +193,20 @@ def _multiply(coef: np.ndarray, X: Any, out: np.ndarray) -> None:
         for k, row in enumerate(coef):
             out[k] = X @ row
     elif X.dtype == np.float64 and len(coef) <= _FEW_OUTPUTS:
-        for k, row in enumerate(coef):
-            np.matmul(X, row, out=out[k])
+        for at in _cached_parts(X):
+            for k, row in enumerate(coef):
+                np.matmul(X[at], row, out=out[k, at])
     elif X.dtype == np.float64:
         np.matmul(coef, X.T, out=out)
     else:  # measured in float32: faster than that, the copy included
         out[:] = (X @ coef.T).T
+
+
+def _cached_parts(X: np.ndarray) -> Iterator[slice]:
+    """Slices of the rows, each of which a core's own cache holds."""
+    step = max(_CORE_CACHE_BYTES // max(X.shape[1] * X.itemsize, 1), 1)
+    for start in range(0, X.shape[0], step):
+        yield slice(start, start + step)
 
 
 def _squared_rows(X: Any) -> np.ndarray:
