@@ -10,7 +10,7 @@ is what the same call takes for eight rows and eight validation rows, timed just
 apart, and "forward passes" is the call less that, for it says nothing of larger data; a package's ratio on few rows
 would be mostly set-up. Where the set-up is more than half of the call, the difference is noise, and only "whole", which
 has it in, is given and asked. What would take long is timed on fewer rows, validation rows in proportion, and its cost
-for each row taken; "whole" is then missing.
+for each row taken; "whole" is then missing. Calls with a long set-up are timed on all rows.
 
 Before it is timed, each call's scores for 60 rows are held to a backward pass for each row in double precision; "error"
 is the largest difference by the largest score. The methods with a curvature (DataInf, EKFAC with the rows' own labels,
@@ -41,6 +41,7 @@ ROUNDS = 5
 FEW = 8  # rows of the call that the set-up is measured by
 CHECKED = 60
 PATIENCE = 10.0  # seconds that scoring those, or fewer, may take; a package that takes longer is not timed
+LONGEST = 60.0  # seconds that a call on all rows may be expected to take; longer ones are timed on fewer
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}
 IP, SELF = "ip", "self_tracin"
 DATAINF, EKFAC, CG = "datainf", "ekfac", "cg, 10 iterations"
@@ -251,6 +252,8 @@ def _prepare(
     row["batch"] = batch
     per_row = max(taken[batch] - row["setup_ms"] / 1e3, 1e-9) / trial.n
     n = int(np.clip(seconds / per_row, min(trial.n, case.batches[-1]), case.n))
+    if row["setup_ms"] > 1e3 * seconds and per_row * case.n < LONGEST:
+        n = case.n  # of fewer rows nothing would be seen but the set-up
     return case.first(n, max(len(case.X_val) * n // case.n, 1)), batch
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -78,3 +79,18 @@ def test_gates_ask_of_the_ratio_or_of_the_whole():
         f"{MLP}: datainf / ip": (3.1, False),
         f"{MLP}: {nets_speed.VMAP} / ip": (9.6667, False),
     }
+
+
+def test_a_call_with_a_long_set_up_is_timed_on_all_rows():
+    def slow(case, batch):
+        began = time.process_time()
+        while time.process_time() < began + 0.06:
+            pass
+        return _nets.by_vmap(case, batch)
+
+    quick, late = nets_speed.time_net(
+        small_case(), [nets_speed.Line("vmap", _nets.by_vmap, "all"), nets_speed.Line("slow", slow, "all")], 0.0005, 1
+    )
+    assert quick["whole"] is None or quick["setup_ms"] > 0.5
+    assert late["setup_ms"] >= 60
+    assert late["whole"] is not None

@@ -191,7 +191,7 @@ def test_a_part_is_stored_and_taken_again_only_with_the_same_sizes(data_home, tm
     monkeypatch.setattr(_vision_linear, "one_seed", one_seed)
     part = ("linear", "worst", 0)
     for sizes in (SIZES, SIZES, replace(SIZES, C=7.0)):
-        (row,) = _vision_parts.stored_or_computed(part, data_home, sizes, NET_SIZES)
+        (row,) = _vision_parts.stored_or_computed(part, data_home, (sizes, NET_SIZES))
         assert (row["method"], row["accuracy"]) == ("a", 0.5)
     assert computed == [SIZES.C, 7.0]
     (path,) = (tmp_path / "vision").iterdir()
@@ -213,8 +213,8 @@ def test_a_run_scores_by_every_method_and_finds_wrong_labels(result):
     assert abs(trusted[_vision_linear.RANDOM]["auroc"]["mean"] - 0.5) < 0.15
     assert trusted["ip_ensemble"]["apart_ensemble"]["mean"] == 0
     assert cross[_vision_linear.AUTO]["removed"]["mean"] > 0.05
-    for net in _vision_net.NETS:
-        assert {row["method"] for row in result["rows"] if row["part"] == net} >= set(NET_SIZES.methods)
+    for net, own in NET_SIZES.items():
+        assert {row["method"] for row in result["rows"] if row["part"] == net} >= set(own.methods)
     assert result["refused"] == []
 
 
@@ -241,7 +241,7 @@ def test_differences_are_paired_by_seed():
         return _runner.aggregate(seeds, vision.BY, ("accuracy", "apart", "apart_ensemble"))[0]
 
     rows = [row(_vision_linear.NONE, [0.7, 0.8]), row("ip_ensemble", [0.71, 0.83]), row("ip", [0.72, 0.82])]
-    first, second = _vision_tables._paired(rows, "linear", {"linear": 400, "nets": 1})
+    first, second = _vision_tables._paired(rows, "linear", {"linear": 400, "ResNet": 1})
     assert first["against"] == _vision_linear.NONE
     assert first["difference"] == "+2.00 ± 1.41"
     assert first["seeds ahead"] == "2 of 2"
@@ -259,3 +259,24 @@ def test_a_result_is_stored_as_tables_and_pictures(result, tmp_path):
         assert f"## {title}" in text
     for name in ("vision_rate", "vision_ensemble", "vision_detection"):
         assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+
+
+def test_the_head_of_a_pretrained_net_is_fitted_before_the_rest():
+    torch = pytest.importorskip("torch")
+
+    class Small(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = torch.nn.Linear(12, 10)
+
+        def features(self, x):
+            return x.flatten(1)
+
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((60, 3, 2, 2)).astype(np.float32), rng.choice([1, 4, 7], 60)
+    net = _vision_net.with_fitted_head(Small(), X, y)
+    with torch.no_grad():
+        found = net.head(net.features(torch.from_numpy(X))).argmax(dim=1).numpy()
+    fitted = LogisticRegression(C=0.1, max_iter=500).fit(X.reshape(60, -1), y)
+    np.testing.assert_array_equal(found, fitted.predict(X.reshape(60, -1)))
+    assert set(found) <= {1, 4, 7}

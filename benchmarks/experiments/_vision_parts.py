@@ -15,6 +15,8 @@ from ._vision_net import NetSizes
 
 LINEAR = "linear"
 Part = tuple[str, str, int]
+AllSizes = tuple[Sizes, Mapping[str, NetSizes]]
+"""Of the linear head, and of each net."""
 
 
 def parts(linear_seeds: range, net_seeds: Mapping[str, range]) -> list[Part]:
@@ -23,23 +25,23 @@ def parts(linear_seeds: range, net_seeds: Mapping[str, range]) -> list[Part]:
     return found + [(net, noise, seed) for net, seeds in net_seeds.items() for seed in seeds for noise in NOISES]
 
 
-def compute(part: Part, data_home: Home, sizes: Sizes, net_sizes: NetSizes) -> list[dict[str, Any]]:
+def compute(part: Part, data_home: Home, sizes: AllSizes) -> list[dict[str, Any]]:
     """The rows of a part."""
     name, noise, seed = part
     began = time.perf_counter()
     if name == LINEAR:
-        rows = _vision_linear.one_seed(noise, seed, data_home, sizes)
+        rows = _vision_linear.one_seed(noise, seed, data_home, sizes[0])
     else:
-        rows = _vision_net.one_seed(name, noise, seed, data_home, net_sizes)
+        rows = _vision_net.one_seed(name, noise, seed, data_home, sizes[1][name])
     rows[0]["part_seconds"] = time.perf_counter() - began
     return rows
 
 
-def stored_or_computed(part: Part, data_home: Home, sizes: Sizes, net_sizes: NetSizes) -> list[dict[str, Any]]:
+def stored_or_computed(part: Part, data_home: Home, sizes: AllSizes) -> list[dict[str, Any]]:
     """The rows of a part, from the cache folder if they were made there with the same sizes."""
     name, noise, seed = part
     return Parts(_vision_features.cache_folder() / "vision").rows(
         f"{name}-{noise}-{seed}",
-        lambda: compute(part, data_home, sizes, net_sizes),
-        settings=asdict(sizes if name == LINEAR else net_sizes),
+        lambda: compute(part, data_home, sizes),
+        settings=asdict(sizes[0] if name == LINEAR else sizes[1][name]),
     )

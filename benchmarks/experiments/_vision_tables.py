@@ -49,7 +49,7 @@ def tables(result: dict[str, Any]) -> dict[str, list[Row]]:
             made[f"Removal rate, {protocol}: accuracy in % (Table 3)"] = _rates(rows, protocol)
         for sweep in ("dropout", "members", "members, dropout 0.5"):
             made[f"IP Ensemble, {sweep} (Table 4)"] = _swept(rows, sweep)
-        made["Left out, and what it would take"] = _left_out(rows, result["n_val"]["linear"])
+        made["Left out, and what it would take"] = _left_out(rows, result["n_val"][LINEAR])
     return {title: table for title, table in made.items() if table}
 
 
@@ -104,7 +104,7 @@ def _methods(own: list[Row], none: Row) -> list[Row]:
 
 
 def _paired(rows: list[Row], part: str, n_test: dict[str, int]) -> list[Row]:
-    n = n_test["linear" if part == LINEAR else "nets"]
+    n = n_test[part]
     table = []
     for noise in NOISES:
         for protocol in (TRUSTED, CROSS):

@@ -11,8 +11,9 @@ all 50,000 rows. The features are made of images alone, without labels. The trai
 seed draws which of the 10,000 test images are validation rows (2,000) and which are tested on (8,000), the folds, and
 what a method draws. So the spread over seeds is not that over training sets; "± by test rows" is the standard error
 that the number of test rows brings to a difference, from the rows on which exactly one of two models is right.
-**Nets**: a small ResNet, or a small MLP-Mixer, from scratch on a few thousand images, which a seed draws, whole nets
-scored and trained again from the same start.
+**Nets**: a small ResNet and a small MLP-Mixer, from scratch on a few thousand images, which a seed draws, and the
+EfficientNet-Lite0, at 64 pixels, its last layer fitted first and then all of it fine-tuned on a thousand; whole nets
+are scored, and trained again from the same start.
 
 Protocols: "clean validation rows" scores in-sample, through the model that was fitted to all rows, against validation
 rows with true labels, as the paper does; "cross-fitted" has no true label at all: the package's default, each row
@@ -31,7 +32,8 @@ from .. import _data, _runner
 from . import _vision_parts, _vision_tables
 from ._vision_features import PRETRAINED, RAW
 from ._vision_linear import Sizes
-from ._vision_net import NETS, NetSizes
+from ._vision_net import NetSizes
+from ._vision_parts import AllSizes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,13 +45,26 @@ VALUES = (
 BY = ("part", "noise", "protocol", "sweep", "at", "method")
 LINEAR_SEEDS = range(5)
 #: One seed of a net, of all three kinds of noise, takes twenty minutes.
-NET_SEEDS = {"ResNet": range(3), "MLP-Mixer": range(3)}
-FULL = Sizes(), NetSizes()
-QUICK = (
+NET_SEEDS = {"ResNet": range(3), "MLP-Mixer": range(3), "EfficientNet": range(3)}
+FULL: AllSizes = (
+    Sizes(),
+    {
+        "ResNet": NetSizes(),
+        "MLP-Mixer": NetSizes(),
+        "EfficientNet": NetSizes(
+            train=1000, val=500, test=2000, epochs=3, every=1, methods=("ip", "ip_ensemble", "tracin", "self_tracin"),
+            lr=0.0015, batch=50,
+        ),
+    },
+)  # fmt: skip
+QUICK: AllSizes = (
     Sizes(train=400, val=100, test=200, components=8, C=0.1, gex_steps=20, pretrained=False),
-    NetSizes(
-        train=120, val=40, test=60, epochs=2, every=1, methods=("ip", "ip_ensemble", "tracin", "self_tracin"),
-        device="cpu",
+    dict.fromkeys(
+        ("ResNet", "MLP-Mixer"),
+        NetSizes(
+            train=120, val=40, test=60, epochs=2, every=1, methods=("ip", "ip_ensemble", "tracin", "self_tracin"),
+            device="cpu",
+        ),
     ),
 )  # fmt: skip
 
@@ -59,33 +74,34 @@ def run(*, quick: bool = False, data_home: str | None = None) -> dict[str, Any]:
     for name in ("cifar10_train_jpg.npz", "cifar10_test_jpg.npz", "cifar10n.npz"):  # fail before any work
         _data.data_file(name, data_home)
     if quick:
-        todo = [part for part in _vision_parts.parts(range(1), dict.fromkeys(NETS, range(1))) if part[1] == "worst"]
-        done = [_vision_parts.compute(part, data_home, *QUICK) for part in todo]
+        todo = [part for part in _vision_parts.parts(range(1), dict.fromkeys(QUICK[1], range(1))) if part[1] == "worst"]
+        done = [_vision_parts.compute(part, data_home, QUICK) for part in todo]
         says = (
             f"A quick run: {RAW} in the place of features, {QUICK[0].train} rows, one seed and one kind of noise; it "
             "shows that the code runs, and nothing else."
         )
     else:
         todo = _vision_parts.parts(LINEAR_SEEDS, NET_SEEDS)
-        done = _runner.over_cores(_vision_parts.stored_or_computed, [(part, data_home, *FULL) for part in todo])
+        done = _runner.over_cores(_vision_parts.stored_or_computed, [(part, data_home, FULL) for part in todo])
         says = (
             f"Features of {PRETRAINED}, {FULL[0].components} components, C = {FULL[0].C:g}, {len(LINEAR_SEEDS)} seeds; "
-            f"nets: {FULL[1].train} images, {FULL[1].epochs} epochs, "
-            f"{', '.join(f'{len(seeds)} seed of the {net}' for net, seeds in NET_SEEDS.items())}. ± is the standard "
+            f"nets, {max(map(len, NET_SEEDS.values()))} seeds: "
+            + ", ".join(f"{net} {n.train:,} images, {n.epochs} epochs" for net, n in FULL[1].items())
+            + ". ± is the standard "
             "deviation over seeds; seconds are those of scoring alone, on one thread of a machine with other work."
         )
-    return collected(done, *(QUICK if quick else FULL), says)
+    return collected(done, QUICK if quick else FULL, says)
 
 
-def collected(done: list[list[dict[str, Any]]], sizes: Sizes, net_sizes: NetSizes, says: str) -> dict[str, Any]:
+def collected(done: list[list[dict[str, Any]]], sizes: AllSizes, says: str) -> dict[str, Any]:
     """The result, of the rows of all parts."""
     rows = [{"sweep": None, "at": None} | row for part in done for row in part]
     return {
         "about": _runner.about(__doc__, says),
         "seconds": sum(row.get("part_seconds", 0.0) for row in rows),
         "seeds": sorted({row["seed"] for row in rows if row["part"] == _vision_parts.LINEAR}),
-        "n_val": {"linear": sizes.val, "nets": net_sizes.val},
-        "n_test": {"linear": sizes.test, "nets": net_sizes.test},
+        "n_val": {_vision_parts.LINEAR: sizes[0].val} | {net: own.val for net, own in sizes[1].items()},
+        "n_test": {_vision_parts.LINEAR: sizes[0].test} | {net: own.test for net, own in sizes[1].items()},
         "refused": [row for row in rows if "refused" in row],
         "rows": _runner.aggregate((row for row in rows if "refused" not in row), BY, VALUES),
     }
@@ -108,7 +124,7 @@ def main(arguments: list[str]) -> None:
     name, *seeds = arguments
     for part in _vision_parts.parts(LINEAR_SEEDS, NET_SEEDS):
         if part[0] == name and str(part[2]) in seeds:
-            _vision_parts.stored_or_computed(part, None, *FULL)
+            _vision_parts.stored_or_computed(part, None, FULL)
 
 
 if __name__ == "__main__":

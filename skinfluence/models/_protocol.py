@@ -14,6 +14,9 @@ Cotangents = Callable[[np.ndarray, slice, int], np.ndarray]
 parameter vectors.
 """
 
+TangentCotangents = Callable[[np.ndarray, np.ndarray, slice], np.ndarray]
+"""``(F, T, rows) -> (n, K)``: the same of the outputs and their derivatives ``T`` along a direction."""
+
 
 class DifferentiableModel(Protocol):
     """A differentiable map from rows and flat parameters to raw outputs. It knows neither loss nor objective.
@@ -61,6 +64,13 @@ class DifferentiableModel(Protocol):
 
     def pull_back(self, X: Any, params: Sequence[np.ndarray], cotangents: Cotangents) -> list[np.ndarray]:
         """`vjp` at each of ``params`` of cotangents made from the outputs there, in one pass over ``X``."""
+
+    def push_and_pull(
+        self, X: Any, v: np.ndarray, cotangents: TangentCotangents, F: np.ndarray | None = None
+    ) -> np.ndarray:
+        """`vjp` of cotangents made from the outputs and their `jvp` along ``v``: with ``A T`` for these, the product of
+        ``J^T A J`` and ``v``. ``F`` are the outputs, if they are known.
+        """
 
     def squared_row_norms(self, X: Any, cotangents: Cotangents, free: np.ndarray) -> np.ndarray:
         """Squared norms ``(n,)`` of ``sum_k D_ik dF_ik / dparams`` over the parameters marked ``free``, with D from

@@ -11,7 +11,7 @@ import scipy.sparse as sp
 
 from ._layers import Layer, LayerRows
 from ._linear_rows import LinearRows
-from ._protocol import Cotangents
+from ._protocol import Cotangents, TangentCotangents
 
 # Measured with OpenBLAS, in float64: up to so many outputs are had fastest one by one.
 _FEW_OUTPUTS = 7
@@ -111,6 +111,15 @@ class LinearModel:
         # The derivative of a linear model does not depend on its parameters.
         stacked = self.vjp(X, Ds[0] if len(Ds) == 1 else np.concatenate([D.T for D in Ds]).T)
         return list(stacked.reshape(len(Ds), -1))
+
+    def push_and_pull(
+        self, X: Any, v: np.ndarray, cotangents: TangentCotangents, F: np.ndarray | None = None
+    ) -> np.ndarray:
+        if F is None:
+            (F,), (T,) = self.outputs_and_jvps(X, [self._params], [v])
+        else:
+            T = self.jvp(X, v)
+        return self.vjp(X, cotangents(F, T, slice(0, X.shape[0])))
 
     def squared_row_norms(self, X: Any, cotangents: Cotangents, free: np.ndarray) -> np.ndarray:
         mask = self.table(free)

@@ -183,12 +183,14 @@ class HessianProducts:
     def __call__(self, rows: Rows) -> np.ndarray:
         total = np.zeros(self.V.shape)
         for X, y, weight, F in self._blocks(rows):
+
+            def curved(F: np.ndarray, T: np.ndarray, at: slice, y: Any = y, weight: Any = weight) -> np.ndarray:
+                return weighted(self.loss.hessian_product(F, y[at], T), None if weight is None else weight[at])
+
+            if F is None and (self.second_order or self.V.shape[1] > 1):
+                F = self.model.outputs(X)
             for j, v in enumerate(np.ascontiguousarray(self.V.T)):
-                if F is None:
-                    (F,), (T,) = self.model.outputs_and_jvps(X, [self.model.params], [v])
-                else:
-                    T = self.model.jvp(X, v)
-                total[:, j] += self.model.vjp(X, weighted(self.loss.hessian_product(F, y, T), weight))
+                total[:, j] += self.model.push_and_pull(X, v, curved, F)
                 if self.second_order:
                     total[:, j] += self.model.second_order(X, weighted(self.loss.gradient(F, y), weight), v)
         return total

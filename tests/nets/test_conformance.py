@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from skinfluence.models import as_model  # noqa: E402
-from skinfluence.models.nets._engines import ENGINES  # noqa: E402
+from skinfluence.models.nets._engines import ENGINES, GRAPHED  # noqa: E402
 from skinfluence.nets import DifferentiableNet  # noqa: E402
 
 from . import reference  # noqa: E402
@@ -54,6 +54,27 @@ def test_everything_that_a_model_has(case):
     np.testing.assert_allclose(Fs[0], F, **close)
     np.testing.assert_allclose(Ts[0], J @ v, **close)
     np.testing.assert_allclose(np.concatenate(list(model.jacobians(X))), J, **close)
+
+
+@EACH
+def test_along_a_direction_and_back(case):
+    """The Gauss-Newton product in one pass on dual numbers, and in two."""
+    module, X, F, J = truth(case)
+    model = model_of(module)
+    D, v = drawn(F, J)
+    wanted = np.einsum("ik,ikp->p", D * (J @ v) + F, J)
+    seen = []
+
+    def cotangents(F, T, at):
+        seen.append(at)
+        return D[at] * T + F
+
+    np.testing.assert_allclose(model.push_and_pull(X, v, cotangents), wanted, rtol=1e-8, atol=1e-8)
+    assert model.state.one_pass is (case.engine in GRAPHED)
+    assert [at.start for at in seen] == [0, *(at.stop for at in seen[:-1])]
+    assert seen[-1].stop == N
+    model.state.one_pass = False
+    np.testing.assert_allclose(model.push_and_pull(X, v, cotangents), wanted, rtol=1e-8, atol=1e-8)
 
 
 @EACH

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -31,8 +31,12 @@ Engine = Callable[[Net, Tensors, Tensors, Any], tuple[torch.Tensor, torch.Tensor
 
 def forward(net: Net, theta: Tensors, v: Tensors, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """One forward pass on dual numbers: about three times the products of a plain one, and no graph."""
-    # no_grad, not inference_mode: that one silently drops tangents.
-    with torch_quiet(), torch.no_grad(), forward_ad.dual_level(), _Rules(_DUAL_RULES):
+    with torch.no_grad():  # not inference_mode: that one silently drops tangents
+        return _on_duals(net, theta, v, batch)
+
+
+def _on_duals(net: Net, theta: Tensors, v: Tensors, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    with torch_quiet(), forward_ad.dual_level(), _Rules(_DUAL_RULES):
         duals = {name: forward_ad.make_dual(theta[name], v[name]) for name in theta}
         F, T = forward_ad.unpack_dual(net.raw(duals, batch))
     if T is None:
@@ -44,6 +48,15 @@ def forward_math(net: Net, theta: Tensors, v: Tensors, batch: Any) -> tuple[torc
     """The same with attention and recurrence written out: their fused kernels have no forward-mode derivative."""
     with written_out(net):
         return forward(net, theta, v, batch)
+
+
+def forward_graph(net: Net, leaves: Tensors, v: Tensors, batch: Any, engine: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """`forward`, or `forward_math`, with the graph of the outputs: what is pulled back from there needs no other pass.
+
+    A product with the Gauss-Newton matrix is then five times the products of a plain pass instead of six.
+    """
+    with torch.enable_grad(), written_out(net) if engine == "forward_math" else nullcontext():
+        return _on_duals(net, leaves, v, batch)
 
 
 def compiled(net: Net, theta: Tensors, v: Tensors, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -132,6 +145,9 @@ ENGINES: dict[str, Engine] = {
     "row_loop": row_loop,
 }
 """In the order in which they are tried."""
+
+GRAPHED = ("forward", "forward_math")
+"""Those that `forward_graph` can stand in for."""
 
 
 def jacobians(net: Net, theta: Tensors, batch: Any) -> Iterator[Tensors]:
@@ -229,13 +245,17 @@ def _dual_linear(input: Any, weight: Any, bias: Any = None) -> Any:
     (x, dx), (W, dW) = forward_ad.unpack_dual(input), forward_ad.unpack_dual(weight)
     b, db = (None, None) if bias is None else forward_ad.unpack_dual(bias)
     y = nnf.linear(x, W, b)
-    if dW is None and dx is None:
-        return y if db is None else forward_ad.make_dual(y, db.expand_as(y))
-    if dW is None:
-        return forward_ad.make_dual(y, nnf.linear(dx, W, db))
-    dy = nnf.linear(x, dW, db)
-    if dx is not None:
-        dy.view(-1, W.shape[0]).addmm_(dx.reshape(-1, W.shape[1]), W.t())
+    with torch.no_grad():  # where a graph is recorded, it is that of the outputs alone
+        if dW is not None:
+            dy = nnf.linear(x, dW, db)
+            if dx is not None:
+                dy.view(-1, W.shape[0]).addmm_(dx.reshape(-1, W.shape[1]), W.t())
+        elif dx is not None:
+            dy = nnf.linear(dx, W, db)
+        elif db is not None:
+            dy = db.expand_as(y)
+        else:
+            return y
     return forward_ad.make_dual(y, dy)
 
 
@@ -245,9 +265,10 @@ def _dual_embedding(input: Any, weight: Any, padding_idx: int | None = None, *ar
     y = nnf.embedding(input, W, padding_idx, *args, **kwargs)
     if dW is None:
         return y
-    dy = nnf.embedding(input, dW)
-    if padding_idx is not None:
-        dy = dy * (input != padding_idx % W.shape[0]).unsqueeze(-1)
+    with torch.no_grad():
+        dy = nnf.embedding(input, dW)
+        if padding_idx is not None:
+            dy = dy * (input != padding_idx % W.shape[0]).unsqueeze(-1)
     return forward_ad.make_dual(y, dy)
 
 

@@ -74,7 +74,7 @@ class NetIntake:
         if y.dtype.kind not in "fiub":
             raise ValueError(f"A net's targets must be numbers, got dtype {y.dtype}.")
         link, single = self.loss.link, self.model.structure.single
-        if link == "sigmoid" and np.isin(y, (0, 1)).all():
+        if link == "sigmoid" and ((y == 0) | (y == 1)).all():
             self._note(self.model.n_outputs == 1 and y.size == len(y))
             return (y.reshape(-1) if self.loss.coded else y).astype(np.int64)
         if y.dtype.kind in "iub" and link != "identity" and link != "sigmoid" and link != "exp":

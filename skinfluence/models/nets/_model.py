@@ -10,11 +10,11 @@ import torch
 from sklearn import get_config
 
 from .._layers import LayerRows
-from .._protocol import Cotangents
-from ._engines import jacobians, rows_within, written_out
+from .._protocol import Cotangents, TangentCotangents
+from ._engines import forward_graph, jacobians, rows_within, written_out
 from ._ghost import Plan, layer_rows, make_plan
 from ._net import Net, Structure, Tensors
-from ._probe import MOST_ROWS, State, can_vmap, engine_of, find_engine, look_at, spread, tolerance_of
+from ._probe import MOST_ROWS, State, can_pull_duals, can_vmap, engine_of, find_engine, look_at, spread, tolerance_of
 from ._row_gradients import row_gradients_by_loop, squared_norms
 from ._rows import NetRows
 from ._states import state_vector
@@ -129,6 +129,27 @@ class NetModel:
 
             totals.append(self._summed(rows, work))
         return totals
+
+    def push_and_pull(
+        self, X: Any, v: np.ndarray, cotangents: TangentCotangents, F: np.ndarray | None = None
+    ) -> np.ndarray:
+        rows = self.rows(X)
+        self.probe(rows)
+        if self.state.one_pass is None:
+            few = self._few(rows)
+            self.state.one_pass = can_pull_duals(self.net, self.net.unflat(self._params), self.state, few)
+        if not self.state.one_pass:
+            (F,), (T,) = self.outputs_and_jvps(rows, [self._params], [v])
+            return self.vjp(rows, cotangents(F, T, slice(0, len(rows))))
+        leaves = {name: tensor.requires_grad_() for name, tensor in self.net.unflat(self._params).items()}
+        direction = self.net.unflat(v)
+
+        def work(batch: Any, at: slice) -> Sequence[torch.Tensor | None]:
+            F, T = forward_graph(self.net, leaves, direction, batch, self.state.engine)
+            D = self._cotangents(F, lambda F, at, m: cotangents(F, _as_numpy(T), at), at, 0)
+            return torch.autograd.grad(F, list(leaves.values()), D, allow_unused=True)
+
+        return self._summed(rows, work)
 
     def squared_row_norms(self, X: Any, cotangents: Cotangents, free: np.ndarray) -> np.ndarray:
         # Parameters that are not free, the rows of embeddings that stand for padding, have no gradients.

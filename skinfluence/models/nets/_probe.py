@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from sklearn import get_config
 
-from ._engines import ENGINES, Engine, compiled, jacobians
+from ._engines import ENGINES, GRAPHED, Engine, compiled, forward_graph, jacobians
 from ._ghost import Plan
 from ._net import Net, Tensors
 from ._row_gradients import row_gradients, row_gradients_by_loop
@@ -42,6 +42,7 @@ class State:
     engine_found: bool = False
     vmappable: bool | None = None
     jacobians_by_vmap: bool | None = None
+    one_pass: bool | None = None  # whether `forward_graph` was found to be right
     twice: bool = False  # whether second derivatives were found to be symmetric
     plan: Plan | None = None
     refused: dict[str, str] = field(default_factory=dict)
@@ -212,6 +213,31 @@ def can_vmap(net: Net, theta: Tensors, state: State, *, jacobian: bool = False) 
                     worst = max(worst, float((found[name].reshape(g.shape) - g).abs().max()))
         except Exception:  # whatever vmap meets in a user's module: it is not for this one
             return False
+    return worst <= tolerance_of(net) * size
+
+
+def can_pull_duals(net: Net, theta: Tensors, state: State, few: NetRows) -> bool:
+    """Whether outputs from a pass on dual numbers that records a graph pull back as those of a plain pass do."""
+    if state.engine not in GRAPHED:
+        return False
+    with net.still(), torch.enable_grad():
+        batch = few.batch(net.device, net.cast)
+        leaves = {name: tensor.detach().requires_grad_() for name, tensor in theta.items()}
+        F = net.raw(leaves, batch)
+        D, v = _directions(net, F)
+        wanted = torch.autograd.grad(F, list(leaves.values()), D, allow_unused=True)
+        try:
+            F, _ = forward_graph(net, leaves, v, batch, state.engine)
+            found = torch.autograd.grad(F, list(leaves.values()), D, allow_unused=True)
+        except Exception:  # whatever torch meets in a user's module: two passes are always right
+            return False
+    size = worst = 0.0
+    for g, h in zip(wanted, found, strict=True):
+        if (g is None) != (h is None):
+            return False
+        if g is not None and h is not None:
+            size = max(size, float(g.abs().max()))
+            worst = max(worst, float((g - h).abs().max()))
     return worst <= tolerance_of(net) * size
 
 
