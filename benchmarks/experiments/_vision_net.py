@@ -29,6 +29,8 @@ CUT = {
     "trak": TRAK(n_projections=16),
     "gex": GEX(n_members=4, n_steps=50, lr=0.01),
 }
+#: The pretrained net's last layer begins as a logistic regression with this C, of four the best with wrong labels.
+HEAD_C = 0.001
 METHODS = (
     "ip", "ip_ensemble", "cg", "lissa", "arnoldi", "datainf", "ekfac", "trak", "tracin", "tda", "gex", "self_tracin",
     "knn_shapley",
@@ -153,7 +155,7 @@ def with_fitted_head(net: Any, X: np.ndarray, y: np.ndarray) -> Any:
     net.eval()
     with torch.no_grad():
         parts = [net.features(torch.from_numpy(X[i : i + 50])) for i in range(0, len(X), 50)]
-        fitted = LogisticRegression(C=0.001, max_iter=500).fit(torch.cat(parts).double().numpy(), y)
+        fitted = LogisticRegression(C=HEAD_C, max_iter=500).fit(torch.cat(parts).double().numpy(), y)
         net.head.weight.zero_()
         net.head.weight[fitted.classes_] = torch.from_numpy(fitted.coef_).float()
         net.head.bias.fill_(-10.0)

@@ -41,8 +41,8 @@ def tables(result: dict[str, Any]) -> dict[str, list[Row]]:
                 own = chosen(rows, part, noise, protocol)
                 if len(own) > 1:
                     made[f"{title}, {noise}, {protocol}"] = _methods(own, chosen(rows, part, noise, TRUSTED)[0])
-    for part, title in TITLES.items():
-        made[f"{title}: IP Ensemble less each other, points"] = _paired(rows, part, result["n_test"])
+    for part, n_test in result["n_test"].items():
+        made[f"{TITLES[part]}: IP Ensemble less each other, points"] = _paired(rows, part, n_test)
     if chosen(rows, LINEAR):
         made["Points gained, beside Table 1 of the paper"] = _beside_published(rows)
         for protocol in (TRUSTED, CROSS):
@@ -103,8 +103,7 @@ def _methods(own: list[Row], none: Row) -> list[Row]:
     return table
 
 
-def _paired(rows: list[Row], part: str, n_test: dict[str, int]) -> list[Row]:
-    n = n_test[part]
+def _paired(rows: list[Row], part: str, n: int) -> list[Row]:
     table = []
     for noise in NOISES:
         for protocol in (TRUSTED, CROSS):
