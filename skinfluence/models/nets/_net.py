@@ -147,7 +147,7 @@ class Net:
 
     def unflat(self, vector: np.ndarray) -> Tensors:
         """The parts of a flat vector, by name, in the net's dtype and on its device."""
-        whole = self.tensor(np.asarray(vector, dtype=np.float64))
+        whole = self.tensor(np.asarray(vector))
         parts: Tensors = {}
         with torch.inference_mode(False):
             for name, like in self.theta.items():
