@@ -293,25 +293,35 @@ def gates(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             judged = "ratio" if own[call]["ratio"] is not None else "whole"
             note = "" if judged == "ratio" else ", set-up included"
             found.append(_runner.gate(f"{net}: {call}{note}", own[call][judged], most))
-        own = {call: row for call, row in own.items() if row["ratio"] is not None}
         others = [row for row in own.values() if not row["ours"]]
         for kind, most in MULTIPLES.items():
-            if kind in own and IP in own:
+            if kind in own and own[kind]["ratio"] and own[IP]["ratio"]:
                 found.append(_runner.gate(f"{net}: {kind} / ip", own[kind]["ratio"] / own[IP]["ratio"], most))
         for mine in (IP, SELF, *CURVED):
             for row in others:
                 if row["kind"] == mine:
                     beside = f"ip, {row['covered']}" if row["covered"] == _nets.HEAD_WEIGHT else mine
-                    if beside not in own:
+                    times, note = _times(row, own[beside])
+                    if times is None:
                         continue
-                    times = row["ratio"] / own[beside]["ratio"]
                     least = 10.0 if mine in CURVED else 1.0
                     if net == WIDE_MLP and row["call"] == VMAP:
                         least = 10.0
                     elif net == WIDE_MLP and row["call"].startswith(CAPTUM) and row["covered"] != _nets.HEAD_WEIGHT:
                         least = 8.0
-                    found.append(_runner.gate(f"{net}: {row['call']} / {beside}", times, least, at_least=True))
+                    found.append(_runner.gate(f"{net}: {row['call']} / {beside}{note}", times, least, at_least=True))
     return found
+
+
+def _times(row: dict[str, Any], own: dict[str, Any]) -> tuple[float | None, str]:
+    """How many times the package's call another takes: without set-up where both are more than that, else with it.
+
+    The other's set-up is left out where it was timed on fewer rows.
+    """
+    if row["ratio"] and own["ratio"]:
+        return row["ratio"] / own["ratio"], ""
+    taken = row["whole"] or row["ratio"]
+    return (taken / own["whole"], ", set-up included") if taken else (None, "")
 
 
 #: Method -> most times the cost of `ip`.

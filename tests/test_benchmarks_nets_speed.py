@@ -70,6 +70,9 @@ def test_gates_ask_of_the_ratio_or_of_the_whole():
         stored_row("self_tracin", None, 4.0),
         stored_row("datainf", 9.3, 10.0),
         stored_row(nets_speed.VMAP, 29.0, None, ours=False, kind="ip"),
+        stored_row("peer by row", 40.0, None, ours=False, kind="self_tracin"),
+        stored_row("peer of much set-up", None, 36.0, ours=False, kind="ip"),
+        stored_row("peer that is set-up alone", None, None, ours=False, kind="ip"),
         stored_row("ip", 1.0, 1.0) | {"part": "options"},
     ]
     found = {gate["gate"]: (gate["value"], gate["passed"]) for gate in nets_speed.gates(rows)}
@@ -78,6 +81,8 @@ def test_gates_ask_of_the_ratio_or_of_the_whole():
         f"{MLP}: self_tracin, set-up included": (4.0, False),
         f"{MLP}: datainf / ip": (3.1, False),
         f"{MLP}: {nets_speed.VMAP} / ip": (9.6667, False),
+        f"{MLP}: peer of much set-up / ip, set-up included": (10.0, True),
+        f"{MLP}: peer by row / self_tracin, set-up included": (10.0, True),
     }
 
 
