@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 from sklearn.utils import gen_batches
@@ -10,6 +12,8 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 from skinfluence import influence_scores  # noqa: E402
+from skinfluence.models import as_model  # noqa: E402
+from skinfluence.models.nets._model import _is_out_of_memory  # noqa: E402
 from skinfluence.nets import DifferentiableNet  # noqa: E402
 
 from .cases import CASES  # noqa: E402
@@ -146,13 +150,14 @@ def test_the_block_size_changes_nothing(name, method):
 class Little(nn.Module):
     """A device that holds so many rows at once."""
 
-    def __init__(self, most):
+    def __init__(self, most, error=None):
         super().__init__()
-        self.inner, self.most, self.sizes = nn.Linear(4, 3), most, []
+        self.inner, self.most = nn.Linear(4, 3), most
+        self.error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate much") if error is None else error
 
     def forward(self, x):
         if len(x) > self.most:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate much")
+            raise self.error
         return self.inner(x)
 
 
@@ -165,6 +170,43 @@ def test_out_of_memory_halves_the_block_and_goes_on(method, rng):
     found = influence_scores(DifferentiableNet((net, nn.CrossEntropyLoss()), **options), X, y, method=method)
     wanted = influence_scores((net.inner, nn.CrossEntropyLoss()), X, y, method=method)
     np.testing.assert_allclose(found, wanted, rtol=1e-7, atol=1e-10 * np.abs(wanted).max())
+
+
+# Word for word what torch raises, each as a plain RuntimeError.
+OUT_OF_MEMORY = {
+    "linux": "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "
+    "allocate 4000000000000000 bytes. Error code 12 (Cannot allocate memory)",
+    "windows": "[enforce fail at alloc_cpu.cpp:80] data. DefaultCPUAllocator: not enough memory: you tried to allocate "
+    "4000000000000000 bytes.",
+    "mps": "MPS backend out of memory (MPS allocated: 8.00 GB, other allocations: 1.00 GB, max allowed: 9.07 GB). "
+    "Tried to allocate 1.00 GB on private pool.",
+    "driver": "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call.",
+}
+
+
+@pytest.mark.parametrize("said", OUT_OF_MEMORY.values(), ids=OUT_OF_MEMORY)
+def test_out_of_memory_is_known_by_what_torch_says(said, rng):
+    torch.manual_seed(0)
+    net = Little(7, RuntimeError(said)).double()
+    X, y = rng.standard_normal((50, 4)), rng.randint(0, 3, 50)
+    model = as_model(DifferentiableNet((net, nn.CrossEntropyLoss()), block_rows=40)).model
+    np.testing.assert_allclose(model.outputs(X), net.inner(torch.as_tensor(X)).detach(), rtol=1e-12)
+    found = influence_scores(DifferentiableNet((net, nn.CrossEntropyLoss()), block_rows=40), X, y)
+    np.testing.assert_allclose(found, influence_scores((net.inner, nn.CrossEntropyLoss()), X, y), rtol=1e-7)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="where more than an address space is never lent")
+def test_what_torch_says_here_where_memory_runs_out():
+    with pytest.raises((RuntimeError, MemoryError)) as caught:
+        torch.empty(10**15)
+    assert _is_out_of_memory(caught.value)
+
+
+def test_other_errors_are_not_taken_for_it(rng):
+    net = Little(7, RuntimeError("mat1 and mat2 shapes cannot be multiplied")).double()
+    model = as_model(DifferentiableNet((net, nn.CrossEntropyLoss()), block_rows=40)).model
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        model.outputs(rng.standard_normal((50, 4)))
 
 
 def test_a_row_that_is_too_large_raises(rng):

@@ -19,6 +19,9 @@ from ._row_gradients import row_gradients_by_loop, squared_norms
 from ._rows import NetRows
 from ._states import state_vector
 
+# What torch says in a plain RuntimeError: for a processor's memory on Linux and macOS, and on Windows; for Apple's GPU,
+# and where the CUDA driver finds it out before torch does.
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 _NO_SECOND = "torch has no second derivative of {}: {}. Use curvature='gauss_newton', which needs none."
 
 
@@ -379,7 +382,7 @@ class NetModel:
 
 def _is_out_of_memory(error: Exception) -> bool:
     known = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
-    return isinstance(error, (known, MemoryError)) or "not enough memory" in str(error)
+    return isinstance(error, (known, MemoryError)) or any(said in str(error) for said in _OUT_OF_MEMORY)
 
 
 def _as_numpy(tensor: torch.Tensor) -> np.ndarray:
