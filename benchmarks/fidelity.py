@@ -41,7 +41,7 @@ from threadpoolctl import threadpool_limits
 
 from skinfluence import influence_scores
 from skinfluence.fidelity import leave_one_out_correlation, linear_datamodeling_score
-from skinfluence.methods import METHODS, TDA, BetaShapley, DataShapley, TracIn
+from skinfluence.methods import GEX, METHODS, TDA, BetaShapley, DataShapley, TracIn
 from skinfluence.models import as_model
 from skinfluence.snapshots import History
 
@@ -57,6 +57,8 @@ SHAPLEY: dict[str, Callable[[int], Any]] = {
     "data_shapley": lambda n: DataShapley(n_permutations=n),
     "beta_shapley": lambda n: BetaShapley(n_permutations=n),
 }
+#: As first published, where the method's default is what the paper makes of it.
+GEX_LOSS, SOURCE = "gex, losses", "tda, SOURCE"
 NO_SHAPLEY = "not made for the net: too many refits"
 VALUES = ("lds", "low", "high", "loo_spearman", "loo_pearson", "ratio", "seconds")
 EVERY, RATE = 5, 0.1  # epochs between checkpoints of the net, and its learning rate
@@ -91,7 +93,7 @@ class Sizes:
 FULL = Sizes()
 QUICK = Sizes(
     linear_rows=40, net_rows=40, val_rows=20, epochs=5, n_subsets=6, n_repeats=2, net_left_out=4, orders=2,
-    n_resamples=20, rounds=1, left_out=("gex", "lissa", "self_lissa"),
+    n_resamples=20, rounds=1, left_out=("gex", GEX_LOSS, "lissa", "self_lissa"),
 )  # fmt: skip
 
 
@@ -115,8 +117,15 @@ class Task:
             p = self.estimator.predict_proba(self.X)[np.arange(len(self.y)), np.searchsorted(self._classes(), self.y)]
             return np.log(np.maximum(p, np.finfo(float).tiny))
         method: Any = SHAPLEY[name](sizes.orders) if name in SHAPLEY else name
-        if self.history is not None and name in ("tracin", "tda"):
-            method = TracIn(self.history) if name == "tracin" else TDA(checkpoints=self.history)
+        if name == GEX_LOSS:
+            method = GEX(variant="loss")
+        if self.history is not None:
+            of_the_run = {
+                "tracin": TracIn(self.history),
+                "tda": TDA(checkpoints=self.history),
+                SOURCE: TDA(self.history, variant="source", n_segments=min(3, len(self.history))),
+            }
+            method = of_the_run.get(name, method)
         judges = () if name.startswith("self_") else (self.X_val, self.y_val)
         return influence_scores(self.estimator, self.X, self.y, *judges, method=method, random_state=seed)
 
@@ -157,7 +166,8 @@ def judged(name: str, seed: int, sizes: Sizes, data_home: str | None) -> list[di
     with warnings.catch_warnings(), threadpool_limits(1), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")  # of fits cut short, and of nets whose solvers warn
         task = make_task(name, seed, sizes, data_home)
-        methods = [m for m in (*BASELINES, *METHODS) if m not in sizes.left_out and (name != NET or m not in SHAPLEY)]
+        methods = [m for m in (*BASELINES, *METHODS, GEX_LOSS) if m not in sizes.left_out]
+        methods = [m for m in methods if m not in SHAPLEY] + [SOURCE] if name == NET else methods
         calls = {method: partial(task.score, method, sizes, seed) for method in methods}
         calls["ip"]()  # imports, and what is kept for the next call
         rows = []
