@@ -123,7 +123,7 @@ class Task:
             of_the_run = {
                 "tracin": TracIn(self.history),
                 "tda": TDA(checkpoints=self.history),
-                SOURCE: TDA(self.history, variant="source", n_segments=min(3, len(self.history))),
+                SOURCE: TDA("source", self.history, n_segments=min(3, len(self.history))),
             }
             method = of_the_run.get(name, method)
         judges = () if name.startswith("self_") else (self.X_val, self.y_val)
