@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import numpy as np
+from joblib import effective_n_jobs
 from sklearn.base import BaseEstimator, clone
 
 from .._parallel import in_threads
 from .._seeds import seeded, unseeded
 from ..objectives import BoundObjective
-from ..operators import Rows, TrainingProblem
+from ..operators import Directions, Rows, TrainingProblem
 from ..preconditioners import Identity, Preconditioner, Solve
 from ..snapshots import Final, Snapshots
 
@@ -108,13 +109,22 @@ class GradientMethod(BaseEstimator):
         objective: BoundObjective,
         random_state: np.random.RandomState,
         n_jobs: int | None,
-    ) -> tuple[list[tuple[float, np.ndarray, np.ndarray]], dict[str, Any]]:
+    ) -> tuple[Directions, dict[str, Any]]:
         """(weight, parameters, P g) of each snapshot."""
         snapshots, report = self.solves(problem, random_state, n_jobs)
+        if not problem.fitted.model.takes_members_at_once and effective_n_jobs(n_jobs) == 1:
+            return _one_at_a_time(objective, snapshots), report
         gradients = objective.gradients([params for _, params, _ in snapshots])
         solves = [(solve, g) for (_, _, solve), g in zip(snapshots, gradients, strict=True)]
         us = in_threads(_solved, solves, n_jobs)
         return [(weight, params, u) for (weight, params, _), u in zip(snapshots, us, strict=True)], report
+
+
+def _one_at_a_time(objective: BoundObjective, snapshots: list[tuple[float, np.ndarray, Solve]]) -> Directions:
+    """Each snapshot's gradient and direction are made when it is its turn, and gone when it was."""
+    for weight, params, solve in snapshots:
+        (g,) = objective.gradients([params])
+        yield weight, params, solve(g)
 
 
 def _made_at(preconditioner: Preconditioner, problem: TrainingProblem, params: np.ndarray) -> tuple[Solve, Any]:

@@ -14,7 +14,7 @@ from sklearn.utils import check_scalar
 from .._seeds import seeded
 from ..models import LinearModel
 from ..objectives import BoundObjective
-from ..operators import TrainingProblem
+from ..operators import Directions, TrainingProblem
 from ..preconditioners import EKFACInverse, Preconditioner
 from ..preconditioners.ekfac import Factor
 from ..snapshots import Checkpoints, Final, History, Snapshots
@@ -109,7 +109,7 @@ class TDA(GradientMethod):
         objective: BoundObjective,
         random_state: np.random.RandomState,
         n_jobs: int | None,
-    ) -> tuple[list[tuple[float, np.ndarray, np.ndarray]], dict[str, Any]]:
+    ) -> tuple[Directions, dict[str, Any]]:
         recorded = recorded_history(problem) if self.checkpoints is None else None
         if recorded is not None:
             params = self.get_params(deep=False) | {"checkpoints": recorded}

@@ -33,6 +33,10 @@ class DifferentiableModel(Protocol):
     def n_outputs(self) -> int: ...
 
     @property
+    def takes_members_at_once(self) -> bool:
+        """Whether several parameter vectors cost less in one call than one after the other."""
+
+    @property
     def engine(self) -> str:
         """How derivatives are taken, for reports."""
 

@@ -54,6 +54,11 @@ class LinearModel:
         return self._params
 
     @property
+    def takes_members_at_once(self) -> bool:
+        """Stacked, they share one pass over X."""
+        return True
+
+    @property
     def engine(self) -> str:
         return "analytic"
 

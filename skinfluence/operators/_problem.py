@@ -198,10 +198,25 @@ class TrainingProblem:
         return self.scores([(1.0, params, v)], rows)
 
     def scores(self, directions: Directions, rows: Rows | None = None) -> np.ndarray:
-        """The weighted sum of `row_products` over snapshots, all of them in one pass over the rows."""
+        """The weighted sum of `row_products` over snapshots, in one pass over the rows where that costs less."""
         rows = self.rows if rows is None else rows
-        products = RowProducts(self.fitted.model, self.loss, directions, self.total_weight, rows.name)
-        return rows.each(products, len(directions) * 4 * self.fitted.model.n_outputs)
+        model = self.fitted.model
+
+        def of(some: list[Any]) -> np.ndarray:
+            products = RowProducts(model, self.loss, some, self.total_weight, rows.name)
+            return rows.each(products, len(some) * 4 * model.n_outputs)
+
+        return self._over(directions, of)
+
+    def _over(self, directions: Directions, scores: Callable[[list[Any]], np.ndarray]) -> np.ndarray:
+        """``scores`` of all directions together, or their sum over one after the other."""
+        if self.fitted.model.takes_members_at_once:
+            return scores(list(directions))
+        parts = (scores([one]) for one in directions)
+        total = next(parts)
+        for part in parts:
+            total += part
+        return total
 
     def score_matrix(self, params: np.ndarray, vs: np.ndarray) -> np.ndarray:
         """`row_products` of the training rows with each of ``vs (m, p)``, ``(m, n)``, in one pass over the rows."""
@@ -220,8 +235,12 @@ class TrainingProblem:
         rows = self.rows if rows is None else rows
         model, n_labels = self.fitted.model, len(self.fitted.classes)
         share = np.ones(n_labels) if self._class_weight is None else self._class_weight
-        products = LabelProducts(model, self.loss, directions, share / self.total_weight, rows.name)
-        out = rows.each(products, len(directions) * 4 * model.n_outputs + 2 * n_labels, (n_labels,))
+
+        def of(some: list[Any]) -> np.ndarray:
+            products = LabelProducts(model, self.loss, some, share / self.total_weight, rows.name)
+            return rows.each(products, len(some) * 4 * model.n_outputs + 2 * n_labels, (n_labels,))
+
+        out = self._over(directions, of)
         return out if rows.user_weight is None else out * rows.user_weight[:, None]
 
     def squared_gradient_norms(self, params: np.ndarray, rows: Rows | None = None) -> np.ndarray:

@@ -6,7 +6,7 @@ Two kinds: functions of a block, ``(X, y, weight) -> (n, ...)``, for `Rows.each`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from ..models._blocks import take
 from ._rows import Rows, require_finite
 
-Directions = Sequence[tuple[float, np.ndarray, np.ndarray]]
+Directions = Iterable[tuple[float, np.ndarray, np.ndarray]]
 """(weight, parameters, direction) of each snapshot."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 from skinfluence import influence_scores  # noqa: E402
+from skinfluence.methods import IPEnsemble  # noqa: E402
 from skinfluence.models import as_model  # noqa: E402
 from skinfluence.models.nets._model import _is_out_of_memory  # noqa: E402
 from skinfluence.nets import DifferentiableNet  # noqa: E402
@@ -222,3 +224,35 @@ def test_rows_are_scored_alike_in_parts(rows):
     whole = influence_scores(pair, X, y, X[:10], y[:10])
     parts = [influence_scores(pair, X[at], y[at], X[:10], y[:10]) / 3 for at in gen_batches(30, 10)]
     np.testing.assert_allclose(np.concatenate(parts), whole, rtol=1e-9)
+
+
+def test_members_of_an_ensemble_cost_one_copy_of_the_parameters_each():
+    module = nn.Sequential(nn.Linear(300, 500), nn.ReLU(), nn.Linear(500, 300), nn.ReLU(), nn.Linear(300, 3))
+    size = 8 * sum(p.numel() for p in module.parameters())  # in float64, as vectors are
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((40, 300)).astype(np.float32), rng.integers(0, 3, 40)
+    net = DifferentiableNet((module, nn.CrossEntropyLoss()))
+    influence_scores(net, X, y)
+
+    def peak(n_members):
+        tracemalloc.start()
+        try:
+            influence_scores(net, X, y, method=IPEnsemble(n_members=n_members), random_state=0)
+            return tracemalloc.get_traced_memory()[1] / size
+        finally:
+            tracemalloc.stop()
+
+    assert (peak(14) - peak(4)) / 10 < 1.2
+
+
+@pytest.mark.parametrize("method", [IPEnsemble(3, 0.1), "ekfac"])
+def test_scores_of_members_are_the_same_whatever_n_jobs(method):
+    rng = np.random.default_rng(0)
+    module = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3))
+    X, y, weight = rng.standard_normal((40, 5)).astype(np.float32), rng.integers(0, 3, 40), rng.random(40)
+    net = DifferentiableNet((module, nn.CrossEntropyLoss()))
+    first, second = (
+        influence_scores(net, X, y, X[:9], y[:9], method=method, sample_weight=weight, random_state=0, n_jobs=n_jobs)
+        for n_jobs in (None, 2)
+    )
+    np.testing.assert_array_equal(first, second)

@@ -57,6 +57,11 @@ class NetModel:
         return self.net.blocks()
 
     @property
+    def takes_members_at_once(self) -> bool:
+        """A net's parameters may be as many as memory holds a few times."""
+        return False
+
+    @property
     def engine(self) -> str:
         """How derivatives along a direction are taken; "auto" before the first rows were seen."""
         return self.state.engine
