@@ -112,7 +112,7 @@ class GradientMethod(BaseEstimator):
     ) -> tuple[Directions, dict[str, Any]]:
         """(weight, parameters, P g) of each snapshot."""
         snapshots, report = self.solves(problem, random_state, n_jobs)
-        if not problem.fitted.model.takes_members_at_once and effective_n_jobs(n_jobs) == 1:
+        if not problem.fitted.model.linear and effective_n_jobs(n_jobs) == 1:
             return _one_at_a_time(objective, snapshots), report
         gradients = objective.gradients([params for _, params, _ in snapshots])
         solves = [(solve, g) for (_, _, solve), g in zip(snapshots, gradients, strict=True)]

@@ -33,8 +33,10 @@ class DifferentiableModel(Protocol):
     def n_outputs(self) -> int: ...
 
     @property
-    def takes_members_at_once(self) -> bool:
-        """Whether several parameter vectors cost less in one call than one after the other."""
+    def linear(self) -> bool:
+        """Whether outputs are linear in the parameters: then several parameter vectors share a pass over X, and outputs
+        that are known spare work.
+        """
 
     @property
     def engine(self) -> str:

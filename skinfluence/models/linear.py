@@ -54,8 +54,7 @@ class LinearModel:
         return self._params
 
     @property
-    def takes_members_at_once(self) -> bool:
-        """Stacked, they share one pass over X."""
+    def linear(self) -> bool:
         return True
 
     @property
@@ -217,8 +216,9 @@ def _multiply(coef: np.ndarray, X: Any, out: np.ndarray) -> None:
 
 
 def _cached_parts(X: np.ndarray) -> Iterator[slice]:
-    """Slices of the rows, each of which a core's own cache holds."""
-    step = max(_CORE_CACHE_BYTES // max(X.shape[1] * X.itemsize, 1), 1)
+    """Slices of the rows, each of which a core's own cache holds; one of all where rows do not lie together."""
+    fitting = _CORE_CACHE_BYTES // max(X.shape[1] * X.itemsize, 1) if X.flags.c_contiguous else X.shape[0]
+    step = max(fitting, 1)
     for start in range(0, X.shape[0], step):
         yield slice(start, start + step)
 

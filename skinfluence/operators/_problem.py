@@ -171,9 +171,9 @@ class TrainingProblem:
         l2 = self.penalty_scale * self.fitted.penalty.l2
         # The outputs do not change from one product to the next; they are kept where they are small beside X, and here.
         small = len(rows) * model.n_outputs * rows.X.dtype.itemsize <= _KEPT_OUTPUTS_BYTES
-        keep = small and not rows.are_elsewhere
-        kept = [(at, F) for at, (F,) in outputs_by_block(model, rows, [params])] if keep else None
         second_order = self.fitted.curvature == "hessian"
+        keep = small and not rows.are_elsewhere and (model.linear or second_order)
+        kept = [(at, F) for at, (F,) in outputs_by_block(model, rows, [params])] if keep else None
 
         def products(V: np.ndarray) -> np.ndarray:
             total = rows.total(HessianProducts(model, self.loss, second_order, V, kept))
@@ -210,7 +210,7 @@ class TrainingProblem:
 
     def _over(self, directions: Directions, scores: Callable[[list[Any]], np.ndarray]) -> np.ndarray:
         """``scores`` of all directions together, or their sum over one after the other."""
-        if self.fitted.model.takes_members_at_once:
+        if self.fitted.model.linear:
             return scores(list(directions))
         parts = (scores([one]) for one in directions)
         total = next(parts)

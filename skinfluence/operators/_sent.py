@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -183,17 +184,16 @@ class HessianProducts:
     def __call__(self, rows: Rows) -> np.ndarray:
         total = np.zeros(self.V.shape)
         for X, y, weight, F in self._blocks(rows):
-
-            def curved(F: np.ndarray, T: np.ndarray, at: slice, y: Any = y, weight: Any = weight) -> np.ndarray:
-                return weighted(self.loss.hessian_product(F, y[at], T), None if weight is None else weight[at])
-
-            if F is None and (self.second_order or self.V.shape[1] > 1):
+            if F is None and (self.second_order or (self.model.linear and self.V.shape[1] > 1)):
                 F = self.model.outputs(X)
             for j, v in enumerate(np.ascontiguousarray(self.V.T)):
-                total[:, j] += self.model.push_and_pull(X, v, curved, F)
+                total[:, j] += self.model.push_and_pull(X, v, partial(self._curved, y, weight), F)
                 if self.second_order:
                     total[:, j] += self.model.second_order(X, weighted(self.loss.gradient(F, y), weight), v)
         return total
+
+    def _curved(self, y: np.ndarray, weight: np.ndarray | None, F: np.ndarray, T: np.ndarray, at: slice) -> np.ndarray:
+        return weighted(self.loss.hessian_product(F, y[at], T), None if weight is None else weight[at])
 
     def _blocks(self, rows: Rows) -> Iterator[tuple[Any, np.ndarray, np.ndarray | None, np.ndarray | None]]:
         if self.kept is None:

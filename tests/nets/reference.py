@@ -33,7 +33,8 @@ def free_parameters(module: Any) -> dict[str, torch.Tensor]:
 
 def flat(tensors: Any, like: Any) -> np.ndarray:
     parts = [
-        np.zeros(p.numel()) if g is None else g.double().numpy().ravel() for g, p in zip(tensors, like, strict=True)
+        np.zeros(p.numel()) if g is None else g.to_dense().double().numpy().ravel()
+        for g, p in zip(tensors, like, strict=True)
     ]
     return np.concatenate(parts)
 

@@ -8,6 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from skinfluence.models import as_model  # noqa: E402
+from skinfluence.models.nets import _probe  # noqa: E402
 from skinfluence.models.nets._engines import ENGINES, GRAPHED  # noqa: E402
 from skinfluence.nets import DifferentiableNet  # noqa: E402
 
@@ -70,7 +71,7 @@ def test_along_a_direction_and_back(case):
         return D[at] * T + F
 
     np.testing.assert_allclose(model.push_and_pull(X, v, cotangents), wanted, rtol=1e-8, atol=1e-8)
-    assert model.state.one_pass is (case.engine in GRAPHED)
+    assert model.state.one_pass is (case.engine in GRAPHED and not model.net.recurrent)
     assert [at.start for at in seen] == [0, *(at.stop for at in seen[:-1])]
     assert seen[-1].stop == N
     model.state.one_pass = False
@@ -198,3 +199,86 @@ def test_a_net_is_told_by_what_its_rows_are_alone():
     net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4, track_running_stats=False))
     with pytest.raises(TypeError, match="together with others"):
         model_of(net).jvp(np.random.RandomState(0).standard_normal((6, 3)), np.zeros(24))
+
+
+class Renormed(torch.nn.Module):
+    """Writes to a parameter in its forward pass, as Embedding does with ``max_norm``."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.last = (
+            torch.nn.Embedding(9, 4, max_norm=0.7, dtype=torch.float64),
+            torch.nn.Linear(4, 3).double(),
+        )
+
+    def forward(self, x):
+        return self.last(self.table(x).mean(dim=1))
+
+
+class Masked(torch.nn.Module):
+    """Changes in place what rows of one kind alone give; the few rows that are probed are of the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = torch.nn.Linear(4, 5).double(), torch.nn.Linear(5, 2).double()
+
+    def forward(self, x):
+        h = self.first(x)
+        far = x.mean(dim=(1, 2)) > 1
+        if far.any():
+            h[far] *= 2.0
+        return self.last(h.tanh().sum(dim=1))
+
+
+def far_rows():
+    X = np.random.default_rng(0).standard_normal((40, 3, 4)) / 9
+    X[7] += 2
+    return X
+
+
+@pytest.mark.parametrize(
+    ("module", "X"),
+    [
+        (Renormed, np.random.default_rng(0).integers(0, 9, (20, 5))),
+        (Masked, far_rows()),
+        (lambda: torch.nn.Embedding(9, 4, sparse=True, dtype=torch.float64), np.arange(8)),
+        (lambda: torch.nn.Embedding(9, 4, scale_grad_by_freq=True, dtype=torch.float64), np.arange(12) % 5),
+    ],
+    ids=["written in place", "another way for other rows", "sparse", "scaled by frequency"],
+)
+def test_nets_that_pull_back_in_unusual_ways(module, X):
+    torch.manual_seed(0)
+    module = module()
+    F, J = reference.outputs_and_jacobian(module, X)
+    model = model_of(module)
+    D, v = drawn(F, J)
+    close = {"rtol": 1e-8, "atol": 1e-8}
+    np.testing.assert_allclose(model.vjp(X, D), np.einsum("ik,ikp->p", D, J), **close)
+    found = model.push_and_pull(X, v, lambda F, T, at: D[at] * T)
+    np.testing.assert_allclose(found, np.einsum("ik,ikp->p", D * (J @ v), J), **close)
+
+
+def test_a_direction_is_not_written_to():
+    """A bias's tangent is the same for all rows; what follows it in place must not change the direction."""
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.ReLU(inplace=True), torch.nn.Linear(5, 2)).double()
+    X = np.random.default_rng(0).standard_normal((22, 4))
+    F, J = reference.outputs_and_jacobian(module, X)
+    model = model_of(module, parameters=["0.bias"])
+    model.rows(X)
+    model.state.block_rows = 1
+    D, v = drawn(F, J)
+    bias = slice(20, 25)
+    np.testing.assert_allclose(model.jvp(X, v[bias]), J[..., bias] @ v[bias], atol=1e-12)
+    found = model.push_and_pull(X, v[bias], lambda F, T, at: D[at] * T)
+    np.testing.assert_allclose(found, np.einsum("ik,ikp->p", D * (J[..., bias] @ v[bias]), J[..., bias]), atol=1e-12)
+    assert model.state.one_pass
+
+
+def test_a_net_that_gives_nan_is_no_proof(monkeypatch):
+    module, X, F, J = truth(CASES[0])
+    model = model_of(module)
+    forward_graph = _probe.forward_graph
+    monkeypatch.setattr(_probe, "forward_graph", lambda *given: [part * float("nan") for part in forward_graph(*given)])
+    model.push_and_pull(X, drawn(F, J)[1], lambda F, T, at: T)
+    assert model.state.one_pass is False

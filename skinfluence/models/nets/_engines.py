@@ -19,7 +19,7 @@ from torch.func import jacrev, jvp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from ._net import Net, Tensors
+from ._net import Net, Tensors, as_leaves
 from ._rows import leaves_of, map_leaves
 
 _MOST_GRADIENTS = 64
@@ -55,7 +55,7 @@ def forward_graph(net: Net, leaves: Tensors, v: Tensors, batch: Any, engine: str
 
     A product with the Gauss-Newton matrix is then five times the products of a plain pass instead of six.
     """
-    with torch.enable_grad(), written_out(net) if engine == "forward_math" else nullcontext():
+    with written_out(net) if engine == "forward_math" else nullcontext():
         return _on_duals(net, leaves, v, batch)
 
 
@@ -98,7 +98,7 @@ def _many_compiled() -> AbstractContextManager[None]:
 def double_backward(net: Net, theta: Tensors, v: Tensors, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """Two backward passes: ``u -> J^T u`` is linear in u, and its derivative along v is ``J v``."""
     with written_out(net), torch.enable_grad():
-        leaves = {name: tensor.detach().requires_grad_() for name, tensor in theta.items()}
+        leaves = as_leaves(theta)
         F = net.raw(leaves, batch)
         u = torch.zeros_like(F, requires_grad=True)
         pulled = torch.autograd.grad(F, list(leaves.values()), u, create_graph=True, allow_unused=True)
@@ -124,7 +124,7 @@ def row_loop(net: Net, theta: Tensors, v: Tensors, batch: Any) -> tuple[torch.Te
     outputs, tangents = [], []
     with torch.enable_grad():
         for i in range(batch_rows(batch)):
-            leaves = {name: tensor.detach().requires_grad_() for name, tensor in theta.items()}
+            leaves = as_leaves(theta)
             (F,) = net.raw(leaves, take_row(batch, i))
             T = torch.zeros_like(F)
             for k in range(len(F)):
@@ -245,17 +245,18 @@ def _dual_linear(input: Any, weight: Any, bias: Any = None) -> Any:
     (x, dx), (W, dW) = forward_ad.unpack_dual(input), forward_ad.unpack_dual(weight)
     b, db = (None, None) if bias is None else forward_ad.unpack_dual(bias)
     y = nnf.linear(x, W, b)
-    with torch.no_grad():  # where a graph is recorded, it is that of the outputs alone
-        if dW is not None:
-            dy = nnf.linear(x, dW, db)
-            if dx is not None:
-                dy.view(-1, W.shape[0]).addmm_(dx.reshape(-1, W.shape[1]), W.t())
-        elif dx is not None:
-            dy = nnf.linear(dx, W, db)
-        elif db is not None:
-            dy = db.expand_as(y)
-        else:
-            return y
+    # Where a graph is recorded, it is that of the outputs alone.
+    x, W, dx = x.detach(), W.detach(), None if dx is None else dx.detach()
+    if dW is not None:
+        dy = nnf.linear(x, dW, db)
+        if dx is not None:
+            dy.view(-1, W.shape[0]).addmm_(dx.reshape(-1, W.shape[1]), W.t())
+    elif dx is not None:
+        dy = nnf.linear(dx, W, db)
+    elif db is not None:
+        dy = db.expand_as(y).clone()  # what follows may write to it, and the direction is not its own
+    else:
+        return y
     return forward_ad.make_dual(y, dy)
 
 
@@ -265,10 +266,9 @@ def _dual_embedding(input: Any, weight: Any, padding_idx: int | None = None, *ar
     y = nnf.embedding(input, W, padding_idx, *args, **kwargs)
     if dW is None:
         return y
-    with torch.no_grad():
-        dy = nnf.embedding(input, dW)
-        if padding_idx is not None:
-            dy = dy * (input != padding_idx % W.shape[0]).unsqueeze(-1)
+    dy = nnf.embedding(input, dW)
+    if padding_idx is not None:
+        dy = dy * (input != padding_idx % W.shape[0]).unsqueeze(-1)
     return forward_ad.make_dual(y, dy)
 
 

@@ -13,7 +13,7 @@ from .._layers import AffineRows, DirectRows, Layer, LayerRows, as_like, to_nump
 from ._captures import Call, Watch
 from ._convolutions import ConvRows, padded, positions
 from ._engines import batch_rows, written_out
-from ._net import Net, Tensors
+from ._net import Net, Tensors, as_leaves
 from ._row_gradients import Pull, row_gradients, row_gradients_by_loop
 
 _LAYOUTS = ("first", "second", "merged_rows", "merged_positions")
@@ -82,7 +82,7 @@ def watched(
 ) -> tuple[torch.Tensor, list[Call], list[torch.Tensor | None]]:
     """The cotangents of the raw outputs, the calls, and the gradient at each call's output."""
     with written_out(net), torch.enable_grad():
-        leaves = {name: tensor.detach().requires_grad_() for name, tensor in theta.items()}
+        leaves = as_leaves(theta)
         watch = Watch(leaves, batch_rows(batch))
         with watch:
             F = net.raw(leaves, batch)

@@ -13,7 +13,7 @@ from .._layers import LayerRows
 from .._protocol import Cotangents, TangentCotangents
 from ._engines import forward_graph, jacobians, rows_within, written_out
 from ._ghost import Plan, layer_rows, make_plan
-from ._net import Net, Structure, Tensors
+from ._net import Net, Structure, Tensors, as_leaves
 from ._probe import MOST_ROWS, State, can_pull_duals, can_vmap, engine_of, find_engine, look_at, spread, tolerance_of
 from ._row_gradients import row_gradients_by_loop, squared_norms
 from ._rows import NetRows
@@ -57,8 +57,8 @@ class NetModel:
         return self.net.blocks()
 
     @property
-    def takes_members_at_once(self) -> bool:
-        """A net's parameters may be as many as memory holds a few times."""
+    def linear(self) -> bool:
+        """A net's parameters may be as many as memory holds a few times, and its derivatives come with its outputs."""
         return False
 
     @property
@@ -128,7 +128,7 @@ class NetModel:
         rows = self.rows(X)
         totals = []
         for m, member in enumerate(params):
-            leaves = {name: tensor.requires_grad_() for name, tensor in self.net.unflat(member).items()}
+            leaves = as_leaves(self.net.unflat(member))
 
             def work(batch: Any, at: slice, leaves: Tensors = leaves, m: int = m) -> Sequence[torch.Tensor | None]:
                 F = self.net.raw(leaves, batch)
@@ -143,18 +143,26 @@ class NetModel:
     ) -> np.ndarray:
         rows = self.rows(X)
         self.probe(rows)
-        if self.state.one_pass is None:
-            few = self._few(rows)
-            self.state.one_pass = can_pull_duals(self.net, self.net.unflat(self._params), self.state, few)
-        if not self.state.one_pass:
-            (F,), (T,) = self.outputs_and_jvps(rows, [self._params], [v])
-            return self.vjp(rows, cotangents(F, T, slice(0, len(rows))))
-        leaves = {name: tensor.requires_grad_() for name, tensor in self.net.unflat(self._params).items()}
-        direction = self.net.unflat(v)
+        if self.state.one_pass is None and self.state.engine_found:
+            self._few(rows)
+            self.state.one_pass = can_pull_duals(self.net, self.net.unflat(self._params), self.state)
+        if self.state.one_pass:
+            try:
+                return self._push_and_pull(rows, v, cotangents)
+            except RuntimeError as error:  # rows may go another way through the module than the few that were probed
+                if _is_out_of_memory(error):
+                    raise
+                self.state.one_pass = False
+        (F,), (T,) = self.outputs_and_jvps(rows, [self._params], [v])
+        return self.vjp(rows, cotangents(F, T, slice(0, len(rows))))
+
+    def _push_and_pull(self, rows: NetRows, v: np.ndarray, cotangents: TangentCotangents) -> np.ndarray:
+        leaves, direction = as_leaves(self.net.unflat(self._params)), self.net.unflat(v)
 
         def work(batch: Any, at: slice) -> Sequence[torch.Tensor | None]:
             F, T = forward_graph(self.net, leaves, direction, batch, self.state.engine)
-            D = self._cotangents(F, lambda F, at, m: cotangents(F, _as_numpy(T), at), at, 0)
+            along = _as_numpy(T)
+            D = self._cotangents(F, lambda outputs, part, member: cotangents(outputs, along, part), at, 0)
             return torch.autograd.grad(F, list(leaves.values()), D, allow_unused=True)
 
         return self._summed(rows, work)
@@ -219,7 +227,7 @@ class NetModel:
 
     def _second_order(self, rows: NetRows, cotangents: np.ndarray, v: np.ndarray) -> np.ndarray:
         direction = self.net.unflat(v)
-        leaves = {name: tensor.requires_grad_() for name, tensor in self.net.unflat(self._params).items()}
+        leaves = as_leaves(self.net.unflat(self._params))
         wanted = list(leaves.values())
 
         def work(batch: Any, at: slice) -> Sequence[torch.Tensor | None]:

@@ -19,6 +19,15 @@ from ..._seeds import TORCH_LOCK
 Tensors = dict[str, torch.Tensor]
 
 
+def as_leaves(theta: Tensors) -> Tensors:
+    """Parameters to take derivatives in: each a leaf of its own, whatever the tensors are views of.
+
+    A module that writes to a parameter in place, as an Embedding with ``max_norm`` does, would otherwise cut all of the
+    views off.
+    """
+    return {name: tensor.detach().requires_grad_() for name, tensor in theta.items()}
+
+
 class Net:
     """A module's raw outputs as a function of some of its parameters.
 
@@ -185,12 +194,17 @@ def _copied(module: nn.Module) -> nn.Module:
             "module that it was made of."
         )
     try:
-        return copy.deepcopy(module, _detached_leftovers(module))
+        copied = copy.deepcopy(module, _detached_leftovers(module))
     except Exception as error:  # deepcopy raises what the parts of a user's module raise
         raise TypeError(
             f"{type(module).__name__} cannot be copied ({error}), and influence is taken on a copy so that the net "
             "stays as it is. Keep no tensors with a gradient history in its attributes."
         ) from error
+    for part in copied.modules():
+        if isinstance(part, (nn.Embedding, nn.EmbeddingBag)):
+            # What an optimiser is handed, sparse or divided by how often a word occurs, is not the derivative.
+            part.sparse = part.scale_grad_by_freq = False
+    return copied
 
 
 def _detached_leftovers(module: nn.Module) -> dict[int, Any]:

@@ -12,7 +12,7 @@ from sklearn import get_config
 
 from ._engines import ENGINES, GRAPHED, Engine, compiled, forward_graph, jacobians
 from ._ghost import Plan
-from ._net import Net, Tensors
+from ._net import Net, Tensors, as_leaves
 from ._row_gradients import row_gradients, row_gradients_by_loop
 from ._rows import NetRows
 
@@ -177,9 +177,7 @@ def find_engine(net: Net, theta: Tensors, state: State) -> None:
 
 def _depends(net: Net, theta: Tensors, batch: Any) -> bool:
     with torch.enable_grad():
-        return bool(
-            net.raw({name: tensor.detach().requires_grad_() for name, tensor in theta.items()}, batch).requires_grad
-        )
+        return bool(net.raw(as_leaves(theta), batch).requires_grad)
 
 
 def _directions(net: Net, F: torch.Tensor) -> tuple[torch.Tensor, Tensors]:
@@ -204,41 +202,44 @@ def can_vmap(net: Net, theta: Tensors, state: State, *, jacobian: bool = False) 
         with torch.no_grad():
             D, _ = _directions(net, net.raw(theta, batch))
         truth = row_gradients_by_loop(net, theta, batch, D, list(theta))
-        worst = size = 0.0
+        errors, sizes = [0.0], [0.0]
         try:
             by_vmap = _contracted(net, theta, batch, D) if jacobian else _one_by_one(net, theta, batch, D)
             for found, (wanted, _) in zip(by_vmap, truth, strict=True):
                 for name, g in wanted.items():
-                    size = max(size, float(g.abs().max()))
-                    worst = max(worst, float((found[name].reshape(g.shape) - g).abs().max()))
+                    sizes.append(float(g.abs().max()))
+                    errors.append(float((found[name].reshape(g.shape) - g).abs().max()))
         except Exception:  # whatever vmap meets in a user's module: it is not for this one
             return False
-    return worst <= tolerance_of(net) * size
+    return bool(np.max(errors) <= tolerance_of(net) * np.max(sizes))  # np.max, unlike max, keeps a NaN
 
 
-def can_pull_duals(net: Net, theta: Tensors, state: State, few: NetRows) -> bool:
-    """Whether outputs from a pass on dual numbers that records a graph pull back as those of a plain pass do."""
-    if state.engine not in GRAPHED:
+def can_pull_duals(net: Net, theta: Tensors, state: State) -> bool:
+    """Whether outputs from a pass on dual numbers that records a graph pull back as those of a plain pass do.
+
+    Not asked for recurrent nets, where recording costs more than the pass that is saved.
+    """
+    assert state.few is not None
+    if state.engine not in GRAPHED or net.recurrent:
         return False
     with net.still(), torch.enable_grad():
-        batch = few.batch(net.device, net.cast)
-        leaves = {name: tensor.detach().requires_grad_() for name, tensor in theta.items()}
-        F = net.raw(leaves, batch)
+        batch = state.few.batch(net.device, net.cast)
+        plain, leaves = as_leaves(theta), as_leaves(theta)
+        F = net.raw(plain, batch)
         D, v = _directions(net, F)
-        wanted = torch.autograd.grad(F, list(leaves.values()), D, allow_unused=True)
+        wanted = torch.autograd.grad(F, list(plain.values()), D, allow_unused=True)
         try:
-            F, _ = forward_graph(net, leaves, v, batch, state.engine)
+            _, along = engine_of(state.engine)(net, theta, v, batch)
+            F, T = forward_graph(net, leaves, v, batch, state.engine)
             found = torch.autograd.grad(F, list(leaves.values()), D, allow_unused=True)
         except Exception:  # whatever torch meets in a user's module: two passes are always right
             return False
-    size = worst = 0.0
-    for g, h in zip(wanted, found, strict=True):
-        if (g is None) != (h is None):
-            return False
-        if g is not None and h is not None:
-            size = max(size, float(g.abs().max()))
-            worst = max(worst, float((g - h).abs().max()))
-    return worst <= tolerance_of(net) * size
+    pairs = [(T, along), *zip(found, wanted, strict=True)]
+    if any((g is None) != (h is None) for g, h in pairs):
+        return False
+    return all(
+        torch.allclose(g, h, rtol=0, atol=tolerance_of(net) * float(h.abs().max())) for g, h in pairs if g is not None
+    )
 
 
 def _one_by_one(net: Net, theta: Tensors, batch: Any, D: torch.Tensor) -> Iterator[Tensors]:
