@@ -15,14 +15,16 @@ from ._vision_net import NetSizes
 
 LINEAR = "linear"
 Part = tuple[str, str, int]
+Runs = tuple[tuple[str, ...], range]
+"""Kinds of noise, and seeds."""
 AllSizes = tuple[Sizes, Mapping[str, NetSizes]]
 """Of the linear head, and of each net."""
 
 
-def parts(linear_seeds: range, net_seeds: Mapping[str, range]) -> list[Part]:
+def parts(linear_seeds: range, nets: Mapping[str, Runs]) -> list[Part]:
     """(linear head or net, noise, seed) of every part."""
     found = [(LINEAR, noise, seed) for seed in linear_seeds for noise in NOISES]
-    return found + [(net, noise, seed) for net, seeds in net_seeds.items() for seed in seeds for noise in NOISES]
+    return found + [(net, noise, seed) for net, (noises, seeds) in nets.items() for seed in seeds for noise in noises]
 
 
 def compute(part: Part, data_home: Home, sizes: AllSizes) -> list[dict[str, Any]]:

@@ -30,10 +30,11 @@ from typing import TYPE_CHECKING, Any
 
 from .. import _data, _runner
 from . import _vision_parts, _vision_tables
+from ._vision_data import NOISES
 from ._vision_features import PRETRAINED, RAW
 from ._vision_linear import Sizes
 from ._vision_net import NetSizes
-from ._vision_parts import AllSizes
+from ._vision_parts import AllSizes, Runs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,8 +45,12 @@ VALUES = (
 )  # fmt: skip
 BY = ("part", "noise", "protocol", "sweep", "at", "method")
 LINEAR_SEEDS = range(5)
-#: One seed of a net, of all three kinds of noise, takes twenty minutes.
-NET_SEEDS = {"ResNet": range(3), "MLP-Mixer": range(3), "EfficientNet": range(3)}
+#: A seed of a small net takes twenty minutes, and so does the pretrained one's of one kind of noise: three, not five.
+NET_RUNS: dict[str, Runs] = {
+    "ResNet": (tuple(NOISES), range(3)),
+    "MLP-Mixer": (tuple(NOISES), range(3)),
+    "EfficientNet": (("worst",), range(3)),
+}
 FULL: AllSizes = (
     Sizes(),
     {
@@ -74,19 +79,23 @@ def run(*, quick: bool = False, data_home: str | None = None) -> dict[str, Any]:
     for name in ("cifar10_train_jpg.npz", "cifar10_test_jpg.npz", "cifar10n.npz"):  # fail before any work
         _data.data_file(name, data_home)
     if quick:
-        todo = [part for part in _vision_parts.parts(range(1), dict.fromkeys(QUICK[1], range(1))) if part[1] == "worst"]
+        quick_runs = dict.fromkeys(QUICK[1], (("worst",), range(1)))
+        todo = [part for part in _vision_parts.parts(range(1), quick_runs) if part[1] == "worst"]
         done = [_vision_parts.compute(part, data_home, QUICK) for part in todo]
         says = (
             f"A quick run: {RAW} in the place of features, {QUICK[0].train} rows, one seed and one kind of noise; it "
             "shows that the code runs, and nothing else."
         )
     else:
-        todo = _vision_parts.parts(LINEAR_SEEDS, NET_SEEDS)
+        todo = _vision_parts.parts(LINEAR_SEEDS, NET_RUNS)
         done = _runner.over_cores(_vision_parts.stored_or_computed, [(part, data_home, FULL) for part in todo])
         says = (
             f"Features of {PRETRAINED}, {FULL[0].components} components, C = {FULL[0].C:g}, {len(LINEAR_SEEDS)} seeds; "
-            f"nets, {max(map(len, NET_SEEDS.values()))} seeds: "
-            + ", ".join(f"{net} {n.train:,} images, {n.epochs} epochs" for net, n in FULL[1].items())
+            "nets: "
+            + ", ".join(
+                f"{net} {FULL[1][net].train:,} images, {FULL[1][net].epochs} epochs, {len(seeds)} seeds"
+                for net, (_, seeds) in NET_RUNS.items()
+            )
             + ". ± is the standard "
             "deviation over seeds; seconds are those of scoring alone, on one thread of a machine with other work."
         )
@@ -122,7 +131,7 @@ def figures(result: dict[str, Any]) -> dict[str, Figure]:
 def main(arguments: list[str]) -> None:
     """Compute and store parts: ``python -m benchmarks.experiments.vision linear 0 1`` does these seeds, all noises."""
     name, *seeds = arguments
-    for part in _vision_parts.parts(LINEAR_SEEDS, NET_SEEDS):
+    for part in _vision_parts.parts(LINEAR_SEEDS, NET_RUNS):
         if part[0] == name and str(part[2]) in seeds:
             _vision_parts.stored_or_computed(part, None, FULL)
 
