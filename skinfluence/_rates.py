@@ -45,4 +45,5 @@ def n_chosen(rate: float | str, scores: np.ndarray) -> int:
     """How many rows a rate stands for."""
     if isinstance(rate, str):
         return int(np.count_nonzero(scores < 0))
-    return int(rate * len(scores) + 1e-9)  # 0.29 * 100 is 28.999999999999996
+    # 0.29 * 100 is 28.999999999999996; a share below 1 is never all of the rows, however near it is.
+    return min(int(rate * len(scores) + 1e-9), len(scores) - 1)

@@ -115,6 +115,18 @@ def test_a_class_is_never_emptied():
             assert kept.max() == selector.scores_[y == label].max()
 
 
+@pytest.mark.parametrize("n", [2, 50, 1000])
+def test_a_rate_just_below_one_keeps_a_row(n):
+    rng = np.random.RandomState(0)
+    X, y = rng.normal(size=(n, 2)), np.arange(n) % 2
+    selector = InfluenceSelector(LogisticRegression(), method="ip", removal_rate=1 - 1e-12, cv=None).fit(X, y)
+    assert selector.threshold_ == selector.scores_.max()
+    assert set(y[selector.support_]) == {0, 1}
+    assert selector.support_.sum() == 2
+    regressor = InfluenceSelector(Ridge(), method="ip", removal_rate=1 - 1e-12, cv=None).fit(X, X[:, 0])
+    assert_array_equal(regressor.sample_indices_, [regressor.scores_.argmax()])
+
+
 def test_ties_are_broken_by_row_order():
     X, y = np.tile([[-1.0], [1.0]], (20, 1)), np.tile([0, 1], 20)
     selector = InfluenceSelector(LogisticRegression(), method="ip", cv=None, removal_rate=0.1).fit(X, y)

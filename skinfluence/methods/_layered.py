@@ -62,6 +62,10 @@ class EKFAC(GradientMethod):
     layer; then one pass for the scores. A linear model is one layer. Linear and convolution layers (groups, stride,
     dilation), embeddings and normalisations are covered.
 
+    With ``labels="sampled"`` a row's label is drawn by its place: the same rows in another order have other draws, and
+    scores that differ as those of another seed do. ``labels="true"`` does not depend on the order of the rows; nor does
+    anything where the model has one output, as for two classes.
+
     Near `Exact` for one layer; between layers the curvature is taken to be zero.
 
     Source: George et al., "Fast Approximate Natural Gradient Descent in a Kronecker-factored Eigenbasis", NeurIPS 2018;

@@ -39,6 +39,13 @@ class EKFACInverse(BaseEstimator):
     random_state : int, RandomState instance or None, default=None
         Seed of the labels.
 
+    Notes
+    -----
+    A row's label is drawn by its place: with ``labels="sampled"`` the same rows in another order have other draws, and
+    scores that differ as those of another seed do, whatever the blocks and the number of jobs. ``labels="true"`` draws
+    nothing, and does not depend on the order. (Losses that are sums over the outputs draw signs alone, which cancel
+    where there is one output.)
+
     Examples
     --------
     >>> from skinfluence.methods import GradientMethod
