@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -37,7 +38,7 @@ from skinfluence.preconditioners import (
     lissa,
     projected_fisher,
 )
-from skinfluence.preconditioners._base import on_free
+from skinfluence.preconditioners._base import on_free, require_room
 from skinfluence.preconditioners._passes import LayerPasses
 
 N = 60
@@ -1032,11 +1033,15 @@ def test_slabs_of_projected_gradients_take_a_quarter_of_the_memory(monkeypatch):
         assert_allclose(found, whole)
 
 
-def test_projections_within_the_memory():
+def test_matrices_within_the_memory():
     with config_context(working_memory=8 * 100 * 100 / 2**20):
-        projected_fisher._require_memory(100)
-        with pytest.raises(ValueError, match="matrix of 101 x 101 numbers"):
-            projected_fisher._require_memory(101)
+        require_room(100, "A matrix", "Take less")
+        with pytest.raises(ValueError, match=r"A matrix of 101 x 101 numbers .* Take less, or raise working_memory"):
+            require_room(101, "A matrix", "Take less")
+    problem = make("ridge")
+    for k, outcome in ((3, nullcontext()), (4, pytest.raises(ValueError, match=r"4 x 4 .* Lower n_projections"))):
+        with config_context(working_memory=8 * 3 * 3 / 2**20), outcome:
+            ProjectedFisher(k, random_state=0).at(problem, problem.params)
 
 
 def test_columns_are_sliced_within_the_memory():

@@ -59,7 +59,9 @@ class EKFAC(GradientMethod):
     Notes
     -----
     Cost: two passes over the rows, of about three and four plain forward passes, and an eigen-decomposition for each
-    layer; then one pass for the scores. A linear model is one layer. Linear and convolution layers (groups, stride,
+    layer; then one pass for the scores. A linear model is one layer, whose factor is a matrix of as many rows and
+    columns as it has features and an intercept: one that takes more than ``sklearn.get_config()["working_memory"]``
+    is refused, while "cg" works for any width. A sparse X stays sparse. Linear and convolution layers (groups, stride,
     dilation), embeddings and normalisations are covered.
 
     With ``labels="sampled"`` a row's label is drawn by its place: the same rows in another order have other draws, and

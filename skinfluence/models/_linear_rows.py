@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from ._blocks import row_slices, take
 from ._layers import Layer
 
 
@@ -41,19 +42,26 @@ class LinearRows:
 
     def second_moments(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """``sum_i w_i x_i x_i^T``, with the column of ones, and the same of D."""
-        root = np.sqrt(weights).astype(self.D.dtype)[:, None]
-        A, B = self.dense_inputs() * root, self.D * root
-        return (A.T @ A).astype(np.float64), (B.T @ B).astype(np.float64)
+        B = self.D * np.sqrt(weights).astype(self.D.dtype)[:, None]
+        return gram(self.X, weights.astype(self.X.dtype), self.fit_intercept), (B.T @ B).astype(np.float64)
 
     def rotated_squares(self, Q_A: np.ndarray, Q_B: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """``sum_i w_i (Q_B^T G_i Q_A)^2``, entry by entry."""
-        A, B = self.times_inputs(Q_A), self.D @ Q_B
-        return np.asarray((B**2 * weights[:, None].astype(B.dtype)).T @ A**2, dtype=np.float64)
+        # In an eigenbasis the rows of a sparse X are dense: only so many of them at a time as a block of work holds.
+        X = self.X.tocsr() if sp.issparse(self.X) else self.X
+        total = np.zeros((Q_B.shape[1], Q_A.shape[1]))
+        for at in row_slices(X, 2 * len(Q_A), X.dtype.itemsize):
+            A, B = self._times(take(X, at), Q_A), self.D[at] @ Q_B
+            total += (B**2 * weights[at, None].astype(B.dtype)).T @ A**2
+        return total
 
     def times_inputs(self, M: np.ndarray) -> np.ndarray:
         """``[X, 1] M``, ``(n, m)``."""
-        d = self.X.shape[1]
-        found = np.asarray(self.X @ M[:d])
+        return self._times(self.X, M)
+
+    def _times(self, X: Any, M: np.ndarray) -> np.ndarray:
+        d = X.shape[1]
+        found = np.asarray(X @ M[:d])
         return found + M[d] if self.fit_intercept else found
 
     def pulled(self, C: np.ndarray) -> np.ndarray:
@@ -61,6 +69,23 @@ class LinearRows:
         table = np.asarray((self.X.T @ C).T, dtype=np.float64)
         return np.column_stack([table, C.sum(axis=0, dtype=np.float64)]) if self.fit_intercept else table
 
-    def dense_inputs(self) -> np.ndarray:
-        X = self.X.toarray() if sp.issparse(self.X) else self.X
-        return np.column_stack([X, np.ones(len(X), dtype=X.dtype)]) if self.fit_intercept else X
+
+def gram(X: Any, weights: np.ndarray, fit_intercept: bool) -> np.ndarray:
+    """``sum_i weights[i] x_i x_i^T`` with the intercept's column of ones, ``(d [+ 1], d [+ 1])`` in float64.
+
+    A sparse X stays sparse.
+    """
+    d = X.shape[1]
+    G = np.empty((d + fit_intercept, d + fit_intercept))
+    if sp.issparse(X):
+        scaled = X.multiply(weights[:, None]).tocsr()
+        G[:d, :d] = (X.T @ scaled).toarray()
+    elif (weights >= 0).all():
+        B = X * np.sqrt(weights)[:, None]
+        G[:d, :d] = B.T @ B  # one buffer on both sides: BLAS computes half of it
+    else:
+        G[:d, :d] = X.T @ (X * weights[:, None])
+    if fit_intercept:
+        G[:d, d] = G[d, :d] = X.T @ weights
+        G[d, d] = weights.sum(dtype=np.float64)
+    return G

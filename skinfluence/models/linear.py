@@ -10,7 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from ._layers import Layer, LayerRows
-from ._linear_rows import LinearRows
+from ._linear_rows import LinearRows, gram
 from ._protocol import Cotangents, TangentCotangents
 
 # Measured with OpenBLAS, in float64: up to so many outputs are had fastest one by one.
@@ -160,20 +160,7 @@ class LinearModel:
 
     def gram(self, X: Any, weights: np.ndarray) -> np.ndarray:
         """``sum_i weights[i] x_i x_i^T`` with the intercept's column of ones, ``(d [+ 1], d [+ 1])`` in float64."""
-        G = np.empty((self.width, self.width))
-        d = self.n_features
-        if sp.issparse(X):
-            scaled = X.multiply(weights[:, None]).tocsr()
-            G[:d, :d] = (X.T @ scaled).toarray()
-        elif (weights >= 0).all():
-            B = X * np.sqrt(weights)[:, None]
-            G[:d, :d] = B.T @ B  # one buffer on both sides: BLAS computes half of it
-        else:
-            G[:d, :d] = X.T @ (X * weights[:, None])
-        if self.fit_intercept:
-            G[:d, d] = G[d, :d] = X.T @ weights
-            G[d, d] = weights.sum(dtype=np.float64)
-        return G
+        return gram(X, weights, self.fit_intercept)
 
     def _outputs_at(self, X: Any, table: np.ndarray) -> np.ndarray:
         F = np.empty((len(table), X.shape[0]), dtype=X.dtype)

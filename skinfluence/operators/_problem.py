@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 from scipy.sparse.linalg import LinearOperator
 from sklearn.utils.validation import check_consistent_length
 
@@ -257,7 +258,9 @@ class TrainingProblem:
         They are those of the training loss, or of ``cotangents(F, rows) -> (m, K)`` in the outputs.
         """
         model = self.fitted.model.at(params)
-        for at, X, y, _ in self.rows.blocks(4 * model.n_outputs + 2 * model.widest_layer):
+        # What is made dense of sparse rows on the way is cut into blocks where it is made.
+        of_layers = 0 if sp.issparse(self.rows.X) else 2 * model.widest_layer
+        for at, X, y, _ in self.rows.blocks(4 * model.n_outputs + of_layers):
 
             def of_block(
                 F: np.ndarray, part: slice, member: int, start: int = at.start, y: np.ndarray = y

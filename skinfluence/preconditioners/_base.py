@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
+from sklearn import get_config
 
 from ..operators import TrainingProblem
 
@@ -18,6 +19,15 @@ class Preconditioner(Protocol):
 
     def at(self, problem: TrainingProblem, params: np.ndarray) -> tuple[Solve, dict[str, Any]]:
         """``P`` as a function, and a report of what was done that the function goes on filling (damping, residuals)."""
+
+
+def require_room(k: int, what: str, remedy: str) -> None:
+    """Raise if a matrix of so many rows and columns takes more than ``sklearn.get_config()["working_memory"]``."""
+    if 8 * k * k > get_config()["working_memory"] * 2**20:
+        raise ValueError(
+            f"{what} of {k} x {k} numbers takes more than working_memory={get_config()['working_memory']} MiB. "
+            f"{remedy}, or raise working_memory (sklearn.set_config(working_memory=...))."
+        )
 
 
 def on_free(free: np.ndarray, solve: Solve) -> Solve:

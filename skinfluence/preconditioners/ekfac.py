@@ -11,9 +11,10 @@ from scipy.special import softmax
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state, check_scalar
 
+from ..models import LinearModel
 from ..models._layers import Layer, LayerRows
 from ..operators import TrainingProblem, warn_unless_minimum
-from ._base import Solve, on_free
+from ._base import Solve, on_free, require_room
 from ._passes import LayerPasses
 from .datainf import shares
 
@@ -39,8 +40,18 @@ class EKFACInverse(BaseEstimator):
     random_state : int, RandomState instance or None, default=None
         Seed of the labels.
 
+    Raises
+    ------
+    ValueError
+        If a parameter is out of range, or a linear model's factor of inputs, a float64 matrix of as many rows and
+        columns as features and intercept, takes more than ``sklearn.get_config()["working_memory"]``; a few times as
+        much is used while it is decomposed.
+
     Notes
     -----
+    A sparse X stays sparse; its rows along the eigenvectors, which are dense, are made a block at a time. A CSC matrix
+    is converted to CSR for that, once.
+
     A row's label is drawn by its place: with ``labels="sampled"`` the same rows in another order have other draws, and
     scores that differ as those of another seed do, whatever the blocks and the number of jobs. ``labels="true"`` draws
     nothing, and does not depend on the order. (Losses that are sums over the outputs draw signs alone, which cancel
@@ -63,8 +74,8 @@ class EKFACInverse(BaseEstimator):
         self.random_state = random_state
 
     def at(self, problem: TrainingProblem, params: np.ndarray) -> tuple[Solve, dict[str, Any]]:
-        warn_unless_minimum(problem, params)
         factors, left_out = self.factors(problem, [params])
+        warn_unless_minimum(problem, params)
         l2 = problem.penalty_scale * problem.fitted.penalty.l2
         damping = {name: self.damping * factor.mean_eigenvalue for name, factor in factors.items()}
         report = {"damping": damping, "left_out": sorted(left_out)}
@@ -105,6 +116,12 @@ class EKFACInverse(BaseEstimator):
     def _check(self, problem: TrainingProblem) -> set[str]:
         """The names of layers to leave out; raises at what is not covered unless told what to do."""
         problem.require_hessian("ekfac")
+        if isinstance(problem.fitted.model, LinearModel):
+            require_room(
+                problem.fitted.model.width,
+                f"EKFAC's factor of the inputs of {type(problem.fitted.estimator).__name__}",
+                "Use a method that needs no such matrix, such as 'ip', 'ip_ensemble', 'datainf', 'cg' or 'lissa'",
+            )
         check_scalar(self.damping, "damping", Real, min_val=0)
         if self.labels not in ("sampled", "true"):
             raise ValueError(f"labels must be 'sampled' or 'true', got {self.labels!r}.")

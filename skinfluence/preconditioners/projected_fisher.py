@@ -15,7 +15,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state, check_scalar
 
 from ..operators import Rows, TrainingProblem, require_finite
-from ._base import Solve, on_free
+from ._base import Solve, on_free, require_room
 from .cg import check_damping
 
 _AUTO_DAMPING = 0.1
@@ -98,7 +98,7 @@ class ProjectedFisher(BaseEstimator):
         if n_free == 0:
             return on_free(free, np.copy), report
         basis = RandomBasis(n_free, k, check_random_state(self.random_state))
-        _require_memory(k)
+        require_room(k, "A projected matrix", "Lower n_projections")
         fisher = _ProjectedFisher(problem.fitted.model.at(params), problem.loss, free, basis)
         F = problem.rows.total(fisher) / problem.total_weight
         values, vectors = sla.eigh(F)
@@ -156,14 +156,6 @@ class _ProjectedFisher:
                 for j, T in zip(range(columns.start, columns.stop), Ts, strict=True):
                     G[at, j] = (D * T).sum(axis=1)
         return G
-
-
-def _require_memory(k: int) -> None:
-    if k * k > get_config()["working_memory"] * 2**20 / 8:
-        raise ValueError(
-            f"A projected matrix of {k} x {k} numbers takes more than working_memory={get_config()['working_memory']} "
-            "MiB. Lower n_projections, or raise working_memory (sklearn.set_config(working_memory=...))."
-        )
 
 
 def _column_slices(k: int, p: int, budget: int) -> Iterator[slice]:
