@@ -14,7 +14,8 @@ mostly noise, and that includes the method "leave_one_out", which refits with on
 "per-row loss" scores a row by its own loss, negated; "random" is one draw a seed, the same on all tables, and says how
 far chance goes: its LDS varies with a standard deviation of 0.1 about zero. The ``self_`` methods and the per-row loss
 look at no validation row. On a linear model without checkpoints "tracin" is "ip" and "tda" is "ekfac". The net's have a
-checkpoint after every fifth epoch. Shapley values are of few random orders, as said beside them, and not made for the
+checkpoint after every fifth epoch. "gex" makes its members on all of them, which by name alone it would not do on a
+linear model, where it is "ip". Shapley values are of few random orders, as said beside them, and not made for the
 net, where ten orders are twice as many refits as all the rest takes. Time is processor time on one thread, as a
 multiple of that of IP in the same round; what a checkpointed training run or the refits of the judge cost is not in it.
 """
@@ -117,6 +118,8 @@ class Task:
             p = self.estimator.predict_proba(self.X)[np.arange(len(self.y)), np.searchsorted(self._classes(), self.y)]
             return np.log(np.maximum(p, np.finfo(float).tiny))
         method: Any = SHAPLEY[name](sizes.orders) if name in SHAPLEY else name
+        if name == "gex":
+            method = GEX(n_steps=800)  # the package's setting; by name alone it is "ip" on a linear model
         if name == GEX_LOSS:
             method = GEX(variant="loss")
         if self.history is not None:

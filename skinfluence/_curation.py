@@ -73,6 +73,9 @@ class InfluenceSelector(Curator):
     diagnostics_ : list of dict
         What the method reports for each model: solver, damping, rank, residual; and, for objectives about fairness or
         robustness, the value that was differentiated and the hard metric, each at that model.
+    notes_ : list of str
+        What the method has to say about its scores, such as that by this name they are those of another method for this
+        model: each note once, in the order in which they came. Empty where there is none.
     engine_ : str
         How gradients were taken: "analytic" for linear models, for nets an engine of `skinfluence.nets`.
     scores_by_objective_ : dict of str to ndarray of shape (n_samples,)

@@ -132,6 +132,7 @@ class Curator(SummaryInHTML, NamedParameters, OneToOneFeatureMixin, TransformerM
         scored = self._score(estimator, table, held_out, method, objective, codes)
         self._take_scores(scored, objective, codes)
         self.diagnostics_ = scored.reports
+        self.notes_ = list(dict.fromkeys(note for report in scored.reports for note in report.get("notes", ())))
         self.engine_ = ", ".join(sorted({report["engine"] for report in scored.reports}))
         self._act(table, codes)
         self.sample_indices_ = np.flatnonzero(self.support_)

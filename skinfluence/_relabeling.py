@@ -66,6 +66,8 @@ class InfluenceRelabeler(Curator):
         As in `InfluenceSelector`.
     diagnostics_ : list of dict
         What the method reports for each model.
+    notes_ : list of str
+        As in `InfluenceSelector`.
     task_ : "classification"
     classes_ : ndarray of shape (n_classes,)
     n_features_in_ : int

@@ -70,6 +70,8 @@ class InfluenceReweighter(Curator):
         As in `InfluenceSelector`.
     diagnostics_ : list of dict
         What the method reports for each model.
+    notes_ : list of str
+        As in `InfluenceSelector`.
     task_ : {"classification", "regression"}
     classes_ : ndarray of shape (n_classes,)
     n_features_in_ : int

@@ -104,6 +104,7 @@ def _facts(curator: Any, summary: FitSummary) -> list[tuple[str, str]]:
     facts.append(("method", escape(f"{curator.method}{_solver(curator.diagnostics_)}")))
     if getattr(curator, "engine_", ""):
         facts.append(("derivatives", escape(curator.engine_)))
+    facts += [("note", escape(note)) for note in curator.notes_]
     facts.append(("objective", escape(str(curator.objective))))
     facts.append(("scored by", _scored_by(summary.scored_by, len(curator.diagnostics_))))
     facts.append(("time", f"{summary.seconds:.3g} s"))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -169,15 +172,65 @@ def test_rows_may_come_in_any_order_and_in_any_blocks(name, method, request):
         )
 
 
+@pytest.mark.parametrize("name", ["binary", "regression"])
+def test_draws_do_not_matter_where_there_is_one_output(name, request):
+    est, X, y, X_val, y_val = request.getfixturevalue(name)
+    scores = influence_scores(est, X, y, X_val, y_val, method=EKFAC(), random_state=0)
+    order = np.random.RandomState(0).permutation(len(X))
+    other = influence_scores(est, X[order], y[order], X_val, y_val, method=EKFAC(), random_state=1)
+    np.testing.assert_allclose(other, scores[order], rtol=1e-7, atol=1e-12)
+
+
 @pytest.mark.parametrize("method", METHODS, ids=str)
 @pytest.mark.parametrize("name", CASES)
 def test_containers_agree(name, method, request):
     est, X, y, X_val, y_val = request.getfixturevalue(name)
     scores = influence_scores(est, X, y, X_val, y_val, method=method)
-    sparse = influence_scores(est, sp.csr_matrix(X), y, sp.csr_matrix(X_val), y_val, method=method)
-    np.testing.assert_allclose(sparse, scores, rtol=1e-8, atol=1e-12)
+    for container in (sp.csr_matrix, sp.csc_array):
+        sparse = influence_scores(est, container(X), y, container(X_val), y_val, method=method)
+        np.testing.assert_allclose(sparse, scores, rtol=1e-8, atol=1e-12)
+        with config_context(working_memory=1e-3):
+            blocks = influence_scores(est, container(X), y, container(X_val), y_val, method=method)
+        np.testing.assert_allclose(blocks, scores, rtol=1e-7, atol=1e-12)
     single = influence_scores(est, X.astype("f4"), y, X_val.astype("f4"), y_val, method=method)
     np.testing.assert_allclose(single, scores, rtol=2e-2, atol=2e-3 * np.abs(scores).max())
+
+
+@pytest.mark.parametrize("container", [sp.csr_array, sp.csc_array])
+@pytest.mark.parametrize("method", ["ekfac", "tda", "datainf"])
+def test_sparse_rows_are_never_all_dense(method, container):
+    X = sp.csr_array(sp.random(30_000, 200, density=0.01, format="csr", random_state=0))
+    y = np.arange(30_000) % 2
+    est, X = LogisticRegression(max_iter=20, C=0.01).fit(X, y), container(X)
+    of_dense = 8 * X.shape[0] * X.shape[1]
+    tracemalloc.start()
+    try:
+        influence_scores(est, X, y, method=method, random_state=0)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert 0 < peak < of_dense / 4, (peak, of_dense)
+
+
+@pytest.mark.parametrize("method", ["ekfac", "tda"])
+def test_a_factor_that_takes_too_much_memory_is_refused_before_any_work(method):
+    d = 20_000
+    X, y = sp.csr_array((np.ones(4), ([0, 1, 2, 3], [0, 5, 9, d - 1])), shape=(4, d)), np.array([0, 1, 0, 1])
+    est = LogisticRegression().fit(X, y)
+    X.data[:] = np.nan  # which the first pass would find
+    with pytest.raises(ValueError, match=r"20001 x 20001 numbers .* working_memory=1024 MiB.*'ip', .*'cg'"):
+        influence_scores(est, X, y, method=method)
+    X.data[:] = 1.0
+    for other in ("ip", "ip_ensemble", "datainf", "cg", "lissa"):
+        assert np.isfinite(influence_scores(est, X, y, method=other, random_state=0)).all()
+    width = 51
+    est = LogisticRegression().fit(X[:, : width - 1], y)
+    for n_bytes, outcome in (
+        (8 * width**2, nullcontext()),
+        (8 * width**2 - 1, pytest.raises(ValueError, match="51 x 51 numbers")),
+    ):
+        with config_context(working_memory=n_bytes / 2**20), outcome:
+            influence_scores(est, X[:, : width - 1], y, method=method)
 
 
 @pytest.mark.parametrize("method", METHODS, ids=str)
@@ -229,6 +282,9 @@ def test_tda_without_checkpoints_is_ekfac(binary):
         influence_scores(*binary, method="tda", random_state=0),
         influence_scores(*binary, method="ekfac", random_state=0),
     )
+    _, X, y, *_ = binary
+    (note,) = InfluenceSelector(method="tda", cv=3, random_state=0).fit(X, y).notes_
+    assert "those of 'ekfac'" in note
 
 
 def test_tda_ensemble_is_the_mean_over_checkpoints(binary, history):

@@ -604,6 +604,9 @@ def test_a_fitted_curator_shows_what_it_did_below_the_diagram(tables):
         n, gone = (labels == label).sum(), ((labels == label) & ~selector.support_).sum()
         assert f"{label} {n} {gone} ({gone / n:.1%})" in text
     assert "<benign>" not in summary_html(selector)  # it is no tag
+    assert "note" not in text
+    (note,) = selector.set_params(method="tracin").fit(X, labels).notes_
+    assert f"note {note} objective" in _text(summary_html(selector))
 
 
 def test_the_other_curators_show_what_they_did(tables):

@@ -7,11 +7,19 @@ from typing import Any
 import numpy as np
 
 from .._parallel import in_threads
+from ..models import LinearModel
 from ..objectives import BoundObjective
 from ..operators import Rows, TrainingProblem
 from ..preconditioners import Identity, Preconditioner, Solve
 from ..snapshots import SGD, Snapshots
 from ._base import GradientMethod
+from ._named import IP
+
+_CONVEX_NOTE = (
+    "GEX was left without settings for its members, and made none: for a convex linear model at its optimum they stay "
+    "around it, and the scores are those of 'ip'. Any setting makes them: GEX(n_steps=800)."
+)
+_OF_MEMBERS = ("n_members", "n_steps", "lr", "momentum", "batch_size")
 
 
 class GEX(GradientMethod):
@@ -28,19 +36,24 @@ class GEX(GradientMethod):
     ----------
     variant : {"gradient", "loss"}, default="gradient"
         Which of the two.
-    n_members : int, default=8
-        Number of members; 8 to 32 are common.
-    n_steps : int, default=800
-        Steps of SGD that each makes. At 0 "gradient" is `IP`, and "loss" is refused.
-    lr : float, default=0.05
-        Learning rate.
-    momentum : float, default=0.9
-        Momentum of SGD.
-    batch_size : int, default=128
-        Rows in a step.
+    n_members : int, default=None
+        Number of members; 8 to 32 are common. None: 8.
+    n_steps : int, default=None
+        Steps of SGD that each makes. None: 800. At 0 "gradient" is `IP`, and "loss" is refused.
+    lr : float, default=None
+        Learning rate. None: 0.05.
+    momentum : float, default=None
+        Momentum of SGD. None: 0.9.
+    batch_size : int, default=None
+        Rows in a step. None: 128.
 
     Notes
     -----
+    For linear models, whose objective is convex, "gradient" comes to `IP`, as the paper says: with all of ``n_members``
+    to ``batch_size`` left at None no member is made there, the scores are those of `IP`, and a note says so (the
+    curators' ``notes_``). A setting is never ignored: with any of them given, be it ``n_steps=800``, members are made
+    for every model.
+
     Cost: ``n_members * n_steps`` gradients of ``batch_size`` rows, which outweighs all else, and a pass over the
     training rows for each member ("gradient": over the validation rows too). The report holds the mean training loss at
     the fitted parameters and at each member: ``training_loss``, ``{"fitted": float, "members": list}``.
@@ -67,11 +80,11 @@ class GEX(GradientMethod):
     def __init__(
         self,
         variant: str = "gradient",
-        n_members: int = 8,
-        n_steps: int = 800,
-        lr: float = 0.05,
-        momentum: float = 0.9,
-        batch_size: int = 128,
+        n_members: int | None = None,
+        n_steps: int | None = None,
+        lr: float | None = None,
+        momentum: float | None = None,
+        batch_size: int | None = None,
     ) -> None:
         self.variant = variant
         self.n_members = n_members
@@ -83,7 +96,11 @@ class GEX(GradientMethod):
     def parts(self) -> tuple[Snapshots, Preconditioner]:
         if self.variant not in ("gradient", "loss"):
             raise ValueError(f"variant must be 'gradient' or 'loss', got {self.variant!r}.")
-        return SGD(self.n_members, self.n_steps, self.lr, self.momentum, self.batch_size), Identity()
+        return SGD(**self._settings()), Identity()
+
+    def _settings(self) -> dict[str, Any]:
+        """What was said of the members."""
+        return {name: getattr(self, name) for name in _OF_MEMBERS if getattr(self, name) is not None}
 
     def solves(
         self, problem: TrainingProblem, random_state: np.random.RandomState, n_jobs: int | None
@@ -94,6 +111,9 @@ class GEX(GradientMethod):
                 "GEX(variant='loss') multiplies losses, not gradients: it scores rows as they are, against the "
                 "objective as a whole. For scores of labels or of single validation rows use variant='gradient'."
             )
+        if not self._settings() and isinstance(problem.fitted.model, LinearModel):
+            self.parts()  # checks the variant
+            return IP().solves(problem, random_state, n_jobs)[0], {"notes": [_CONVEX_NOTE]}
         snapshots, _ = super().solves(problem, random_state, n_jobs)
         return snapshots, {"training_loss": _training_losses(problem, [params for _, params, _ in snapshots], n_jobs)}
 
@@ -108,16 +128,17 @@ class GEX(GradientMethod):
         if self.variant != "loss":
             return super().score_rows(problem, objective, rows, random_state, n_jobs)
         snapshots, _ = self.parts()
-        if self.n_steps == 0:
+        assert isinstance(snapshots, SGD)
+        if snapshots.n_steps == 0:
             raise ValueError(
                 "n_steps=0 leaves every member at the fitted model, where no loss deviates: take 1 or more."
             )
-        if self.batch_size >= len(problem.rows):
+        if snapshots.batch_size >= len(problem.rows):
             raise ValueError(
-                f"batch_size={self.batch_size} takes all of the {len(problem.rows)} rows in each step, so that all "
-                "members are the same: choose a smaller one."
+                f"batch_size={snapshots.batch_size} takes all of the {len(problem.rows)} rows in each step, so that "
+                "all members are the same: choose a smaller one."
             )
-        members = snapshots.draw(problem, random_state)
+        members = snapshots.draw(problem, random_state, n_jobs)
         rows = problem.rows if rows is None else rows
         model = problem.fitted.model
         losses, value = problem.row_values(problem.params, rows), objective.value(model)
