@@ -30,7 +30,7 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skinfluence import InfluenceSelector, Pipeline, influence_scores
+from skinfluence import InfluenceRelabeler, InfluenceReweighter, InfluenceSelector, Pipeline, influence_scores
 from skinfluence.methods import (
     GEX,
     IP,
@@ -482,6 +482,26 @@ def test_tracin_by_name_says_that_it_is_ip(binary):
     selector = InfluenceSelector(method="tracin", cv=None, removal_rate=0.1).fit(*binary[1:3])
     (note,) = selector.diagnostics_[0]["notes"]
     assert "those of 'ip'" in note
+    assert selector.notes_ == [note]
+
+
+class Noting(IP):
+    """`IP` with something to say, which is not the same for all models."""
+
+    def solves(self, problem, random_state, n_jobs):
+        solves, report = super().solves(problem, random_state, n_jobs)
+        return solves, report | {"notes": ["b", "a", f"{len(problem.rows)} rows"]}
+
+
+@pytest.mark.parametrize("make", [InfluenceSelector, InfluenceRelabeler, InfluenceReweighter])
+def test_curators_keep_each_note_once_and_in_order(binary, make):
+    X, y = binary[1][:11], np.arange(11) % 2
+    curator = make(LogisticRegression(), method=Noting(), cv=5, random_state=0).fit(X, y)
+    assert curator.notes_ == ["b", "a", "8 rows", "9 rows"]
+    assert curator.set_params(method="ip").fit(X, y).notes_ == []
+    assert make(LogisticRegression(), method="tracin", random_state=0).fit(X, y).notes_ == [
+        curator.set_params(method="tracin").fit(X, y).diagnostics_[-1]["notes"][0]
+    ]
 
 
 # --- SGD and seeds ----------------------------------------------------------------------------------------------------
@@ -519,7 +539,7 @@ def test_sgd_that_diverges_raises():
     X, y = make_regression(150, 3, noise=1.0, random_state=0)
     estimator = Ridge().fit(1000 * X, y)
     with pytest.raises(ValueError, match=r"SGD diverged after .* Lower lr, or scale the features"):
-        influence_scores(estimator, 1000 * X, y, method="gex")
+        influence_scores(estimator, 1000 * X, y, method=GEX(n_steps=800))
 
 
 def test_seeds_are_refits():
@@ -589,6 +609,39 @@ def test_gex_by_gradients_is_the_mean_of_ip_over_members(fitted):
     assert_allclose(scores, expected, rtol=1e-9, atol=1e-15)
 
 
+def test_gex_without_settings_is_ip_for_linear_models_and_says_so(fitted):
+    scores = influence_scores(*fitted, method="gex", random_state=0)
+    assert_array_equal(scores, influence_scores(*fitted, method="ip"))
+    problem = problem_of(fitted)
+    _, report = GEX().score_rows(problem, bound(problem, fitted), None, np.random.RandomState(0), None)
+    (note,) = report["notes"]
+    assert "those of 'ip'" in note
+    assert "GEX(n_steps=800)" in note
+    with pytest.raises(ValueError, match="variant must be"):
+        influence_scores(*fitted, method=GEX("gradients"))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"n_members": 8}, {"n_steps": 800}, {"lr": 0.05}, {"momentum": 0.9}, {"batch_size": 128}], ids=str
+)
+def test_no_setting_of_gex_is_ignored(binary, monkeypatch, settings):
+    """Each makes the members, at the value that it has otherwise too; so does the variant that has no reduction."""
+    drawn = []
+
+    class Short(SGD):
+        def draw(self, problem, random_state, n_jobs=None):
+            drawn.append(self.get_params())
+            return SGD(2, n_steps=3).draw(problem, random_state, n_jobs)
+
+    monkeypatch.setattr("skinfluence.methods._gex.SGD", Short)
+    problem = problem_of(binary)
+    for method in (GEX(**settings), GEX("loss")):
+        _, report = method.score_rows(problem, bound(problem, binary), None, np.random.RandomState(0), None)
+        assert "notes" not in report
+        assert len(report["training_loss"]["members"]) == 2
+    assert drawn == [SGD().get_params()] * 2
+
+
 def test_gex_by_losses_is_the_mean_product_of_deviations(fitted):
     weight = np.linspace(0.5, 2, 140)
     problem = problem_of(fitted, weight)
@@ -613,14 +666,14 @@ def test_gex_by_losses_is_the_influence_function_for_members_from_the_laplace_ap
     """Sign and scale: with members drawn with covariance ``H^-1`` (small, so that losses are linear) it is `exact`."""
     size = 1e-4
 
-    class Laplace:
-        def draw(self, problem, random_state):
+    class Laplace(SGD):
+        def draw(self, problem, random_state, n_jobs=None):
             H = problem.dense_hessian(problem.params)
             root = np.linalg.cholesky(np.linalg.inv(H))
             draws = random_state.standard_normal((4000, len(H))) @ root.T
             return [(1 / 4000, problem.params + size * draw) for draw in draws]
 
-    monkeypatch.setattr("skinfluence.methods._gex.SGD", lambda *_: Laplace())
+    monkeypatch.setattr("skinfluence.methods._gex.SGD", Laplace)
     scores = influence_scores(*binary, method=GEX("loss"), random_state=0) / size**2
     exact = influence_scores(*binary, method="exact")
     assert np.corrcoef(scores, exact)[0, 1] > 0.99
@@ -870,7 +923,7 @@ def test_losses_without_second_derivative():
 
 @pytest.mark.parametrize("name", ["lissa", "arnoldi", "tracin", "gex", "trak"])
 def test_scores_of_single_validation_rows_average_to_the_scores(binary, name):
-    method = METHODS[name]()
+    method = GEX(n_steps=30) if name == "gex" else METHODS[name]()
     scores = influence_scores(*binary, method=method, random_state=0)
     matrix = np.vstack(list(influence_scores(*binary, method=method, random_state=0, per_validation_row=True)))
     assert matrix.shape == (60, 140)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,12 +11,16 @@ import joblib
 import numpy as np
 import pytest
 from sklearn import config_context
-from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression, Ridge, SGDClassifier
+from sklearn.neural_network import MLPClassifier
 from sklearn.utils.parallel import Parallel, delayed
 from threadpoolctl import threadpool_info
 
 from skinfluence import CuratedClassifier, InfluenceRelabeler, InfluenceReweighter, InfluenceSelector, influence_scores
-from skinfluence.methods import GEX, METHODS, BetaShapley, DataShapley, IPEnsemble, LeaveOneOut, LiSSA
+from skinfluence.methods import GEX, METHODS, BetaShapley, DataShapley, GradientMethod, IPEnsemble, LeaveOneOut, LiSSA
+from skinfluence.snapshots import SGD, Seeds
+from skinfluence.snapshots._seeds import _refit
 
 # Settings that are quick, and that draw enough for a seed to matter; the other methods are as they are by name.
 SET = {
@@ -25,6 +30,7 @@ SET = {
     "data_shapley": DataShapley(2),
     "beta_shapley": BetaShapley(n_permutations=2),
 }
+NET = MLPClassifier((3,), max_iter=20, random_state=0)
 BLOCKS_MIB = (1 / 512, 1 / 32, 1024)
 
 
@@ -57,6 +63,71 @@ def test_scores_are_the_same_for_any_number_of_jobs_and_backend(X_y, name):
         with joblib.parallel_config(backend=backend):
             for n_jobs in (1, 2):
                 assert np.array_equal(scores(X_y, method, n_jobs), expected)
+
+
+MEMBERS = {
+    "linear, sgd": (LogisticRegression(), GradientMethod(SGD(3, n_steps=20, batch_size=16))),
+    "linear, gex": (LogisticRegression(), GEX(n_members=3, n_steps=20, batch_size=16)),
+    "linear, gex by losses": (LogisticRegression(), GEX("loss", n_members=3, n_steps=20, batch_size=16)),
+    "linear, seeds": (SGDClassifier("log_loss", random_state=0), GradientMethod(Seeds(3))),
+    "net, sgd": (NET, GradientMethod(SGD(3, n_steps=20, lr=0.01, batch_size=16))),
+    "net, gex": (NET, GEX(n_members=3, n_steps=20, lr=0.01, batch_size=16)),
+    "net, seeds": (NET, GradientMethod(Seeds(3))),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*not at a minimum", "ignore:Stochastic Optimizer")
+@pytest.mark.parametrize("backend", ["threading", "loky"])
+@pytest.mark.parametrize("name", MEMBERS)
+def test_members_are_the_same_for_any_number_of_jobs(X_y, name, backend):
+    estimator, method = MEMBERS[name]
+    if estimator is NET:
+        pytest.importorskip("torch")
+    X, y = X_y
+    fitted = clone(estimator).fit(X, y)
+    given = {"method": method, "random_state": 0}
+    alone = influence_scores(fitted, X, y, **given)
+    with joblib.parallel_config(backend=backend):
+        for n_jobs in (1, 2):
+            assert np.array_equal(influence_scores(fitted, X, y, n_jobs=n_jobs, **given), alone)
+
+
+class Together:
+    """Counts how many are within at the same time."""
+
+    def __init__(self):
+        self.lock, self.now, self.most = threading.Lock(), 0, 0
+
+    def __enter__(self):
+        with self.lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+        time.sleep(0.2)
+
+    def __exit__(self, *_):
+        with self.lock:
+            self.now -= 1
+
+
+@pytest.mark.parametrize("snapshots", [SGD(2, n_steps=1, batch_size=16), Seeds(2)], ids=str)
+def test_members_are_made_at_the_same_time(X_y, monkeypatch, snapshots):
+    X, y = X_y
+    fitted = SGDClassifier("log_loss", random_state=0).fit(X, y)
+    for n_jobs, most in ((None, 1), (1, 1), (2, 2)):
+        together = Together()
+
+        def watched(function, together=together):
+            def call(*given):
+                with together:
+                    return function(*given)
+
+            return call
+
+        with monkeypatch.context() as patch, joblib.parallel_config(backend="threading"):
+            patch.setattr(SGD, "_member", watched(SGD._member))
+            patch.setattr("skinfluence.snapshots._seeds._refit", watched(_refit))
+            influence_scores(fitted, X, y, method=GradientMethod(snapshots), random_state=0, n_jobs=n_jobs)
+        assert together.most == most
 
 
 @pytest.mark.parametrize("name", METHODS)

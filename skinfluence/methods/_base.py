@@ -69,7 +69,7 @@ class GradientMethod(BaseEstimator):
     ) -> tuple[list[tuple[float, np.ndarray, Solve]], dict[str, Any]]:
         """(weight, parameters, P there) of each snapshot, and a report."""
         snapshots, preconditioner = self.parts()
-        drawn = snapshots.draw(problem, random_state)
+        drawn = snapshots.draw(problem, random_state, n_jobs)
         seeds = random_state.randint(np.iinfo(np.int32).max, size=len(drawn))
         places = [
             (_seeded(preconditioner, int(seed)), problem, params)

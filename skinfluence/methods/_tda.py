@@ -118,7 +118,7 @@ class TDA(GradientMethod):
         if self.variant == "ensemble":
             directions, report = super()._directions(problem, objective, random_state, n_jobs)
             return directions, report | ({"notes": [_CONVEX_NOTE]} if self.checkpoints is None else {})
-        return self._source(problem, objective, random_state)
+        return self._source(problem, objective, random_state, n_jobs)
 
     def _require_checkpoints(self, problem: TrainingProblem) -> None:
         self.parts()
@@ -130,7 +130,11 @@ class TDA(GradientMethod):
             )
 
     def _source(
-        self, problem: TrainingProblem, objective: BoundObjective, random_state: np.random.RandomState
+        self,
+        problem: TrainingProblem,
+        objective: BoundObjective,
+        random_state: np.random.RandomState,
+        n_jobs: int | None,
     ) -> tuple[list[tuple[float, np.ndarray, np.ndarray]], dict[str, Any]]:
         check_scalar(self.n_segments, "n_segments", Integral, min_val=1)
         if self.weights is None and not isinstance(self.checkpoints, History):
@@ -139,7 +143,7 @@ class TDA(GradientMethod):
                 "weights=[...], the sum of learning rates of the steps before each checkpoint."
             )
         snapshots, curvature = self.parts()
-        drawn = snapshots.draw(problem, random_state)
+        drawn = snapshots.draw(problem, random_state, n_jobs)
         if self.n_segments > len(drawn):
             raise ValueError(f"n_segments={self.n_segments} is more than the {len(drawn)} checkpoints.")
         steps = len(problem.rows) if self.weights is None else 1

@@ -18,8 +18,10 @@ Snapshot = tuple[float, np.ndarray]
 class Snapshots(Protocol):
     """What a method asks of its snapshots."""
 
-    def draw(self, problem: TrainingProblem, random_state: np.random.RandomState) -> list[Snapshot]:
-        """The snapshots of a fitted model."""
+    def draw(
+        self, problem: TrainingProblem, random_state: np.random.RandomState, n_jobs: int | None = None
+    ) -> list[Snapshot]:
+        """The snapshots of a fitted model, the same for any ``n_jobs``: parts that are made at the same time."""
 
 
 class Final(BaseEstimator):
@@ -33,7 +35,9 @@ class Final(BaseEstimator):
     GradientMethod(snapshots=Final())
     """
 
-    def draw(self, problem: TrainingProblem, random_state: np.random.RandomState) -> list[Snapshot]:
+    def draw(
+        self, problem: TrainingProblem, random_state: np.random.RandomState, n_jobs: int | None = None
+    ) -> list[Snapshot]:
         return [(1.0, problem.params)]
 
 
@@ -62,7 +66,9 @@ class Dropout(BaseEstimator):
         self.n_members = n_members
         self.rate = rate
 
-    def draw(self, problem: TrainingProblem, random_state: np.random.RandomState) -> list[Snapshot]:
+    def draw(
+        self, problem: TrainingProblem, random_state: np.random.RandomState, n_jobs: int | None = None
+    ) -> list[Snapshot]:
         check_scalar(self.n_members, "n_members", Integral, min_val=1)
         check_scalar(self.rate, "dropout rate", Real, min_val=0, max_val=1, include_boundaries="left")
         # A seed for each member: a member is the same whichever others are drawn, and wherever it runs.

@@ -86,7 +86,9 @@ class Checkpoints(BaseEstimator):
         # The checkpoints are data: the default would replace fitted estimators in the list by unfitted ones.
         return type(self)(self.params, self.weights)
 
-    def draw(self, problem: TrainingProblem, random_state: np.random.RandomState) -> list[Snapshot]:
+    def draw(
+        self, problem: TrainingProblem, random_state: np.random.RandomState, n_jobs: int | None = None
+    ) -> list[Snapshot]:
         given = self.params.params if isinstance(self.params, History) else self.params
         if not isinstance(given, (list, tuple)):
             raise TypeError(

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils import check_scalar
+from sklearn.utils.parallel import delayed
 
+from .._parallel import run_all
 from .._progress import progress
 from .._seeds import torch_seed
 from ..models import as_model
@@ -20,7 +22,8 @@ class Seeds(BaseEstimator):
     """Members from refits of the estimator with other seeds, on the training rows.
 
     Every ``random_state`` in the estimator is replaced, the fixed ones too; a skorch net, which has none, is seeded
-    through torch. All else stays as it is. Transformers before the estimator stay as they are fitted.
+    through torch. All else stays as it is. Transformers before the estimator stay as they are fitted. With ``n_jobs``
+    several are fitted at the same time.
 
     Parameters
     ----------
@@ -48,7 +51,9 @@ class Seeds(BaseEstimator):
         self.n_members = n_members
         self.verbose = verbose
 
-    def draw(self, problem: TrainingProblem, random_state: np.random.RandomState) -> list[Snapshot]:
+    def draw(
+        self, problem: TrainingProblem, random_state: np.random.RandomState, n_jobs: int | None = None
+    ) -> list[Snapshot]:
         check_scalar(self.n_members, "n_members", Integral, min_val=1)
         estimator = problem.fitted.estimator
         names = []
@@ -60,12 +65,8 @@ class Seeds(BaseEstimator):
                 "members yourself, and give their parameters or the fitted estimators to Checkpoints."
             )
         seeds = random_state.randint(np.iinfo(np.int32).max, size=(self.n_members, max(len(names), 1))).tolist()
-        members = []
         with progress(len(seeds), "refits", self.verbose) as step:
-            for row in seeds:
-                members.append(_refit(problem, names, row))
-                if step is not None:
-                    step()
+            members = run_all((delayed(_refit)(problem, names, row) for row in seeds), n_jobs, step)
         _require_different([problem.params, *members] if len(members) == 1 else members, estimator)
         return [(1.0 / self.n_members, params) for params in members]
 

@@ -7,7 +7,9 @@ from numbers import Integral, Real
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state, check_scalar
+from sklearn.utils.parallel import delayed
 
+from .._parallel import run_all
 from ..operators import TrainingProblem
 from ._base import Snapshot
 from ._batches import batch_gradient, batch_indices
@@ -42,7 +44,8 @@ class SGD(BaseEstimator):
     Notes
     -----
     Costs ``n_members * n_steps`` gradients of ``batch_size`` rows. A learning rate suits features of unit scale: with
-    others scale them first, or lower ``lr``.
+    others scale them first, or lower ``lr``. With ``n_jobs`` several members are made at the same time, and are the
+    same as one by one.
 
     Source: Garipov et al., "Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs", NeurIPS 2018; for
     influence, Kim et al., "GEX", NeurIPS 2023.
@@ -68,7 +71,9 @@ class SGD(BaseEstimator):
         self.momentum = momentum
         self.batch_size = batch_size
 
-    def draw(self, problem: TrainingProblem, random_state: np.random.RandomState) -> list[Snapshot]:
+    def draw(
+        self, problem: TrainingProblem, random_state: np.random.RandomState, n_jobs: int | None = None
+    ) -> list[Snapshot]:
         check_scalar(self.n_members, "n_members", Integral, min_val=1)
         check_scalar(self.n_steps, "n_steps", Integral, min_val=0)
         check_scalar(self.lr, "lr", Real, min_val=0, include_boundaries="neither")
@@ -78,7 +83,9 @@ class SGD(BaseEstimator):
         seeds = random_state.randint(np.iinfo(np.int32).max, size=self.n_members).tolist()
         if self.batch_size >= len(problem.rows):  # nothing is drawn: one run stands for all
             return [(1.0 / self.n_members, self._member(problem, seeds[0]))] * self.n_members
-        return [(1.0 / self.n_members, self._member(problem, seed)) for seed in seeds]
+        # Thousands of small steps, mostly in Python: threads would wait for each other, processes do not.
+        members = run_all((delayed(self._member)(problem, seed) for seed in seeds), n_jobs)
+        return [(1.0 / self.n_members, params) for params in members]
 
     def _member(self, problem: TrainingProblem, seed: int) -> np.ndarray:
         start, free = problem.params, problem.free
