@@ -12,7 +12,7 @@ pytest.importorskip("torch")
 
 from benchmarks import _runner, fidelity
 from skinfluence import influence_scores
-from skinfluence.methods import METHODS
+from skinfluence.methods import GEX, METHODS
 
 SIZES = replace(
     fidelity.QUICK,
@@ -26,6 +26,9 @@ def test_tasks_are_fitted_and_scored_as_a_user_would():
     assert (len(table.y), len(table.y_val)) == (40, 20)
     given = (table.estimator, table.X, table.y, table.X_val, table.y_val)
     assert_allclose(table.score("ip", SIZES, 0), influence_scores(*given))
+    members = table.score("gex", SIZES, 0)  # by its name alone it would be "ip"
+    assert_allclose(members, influence_scores(*given, method=GEX(n_steps=800), random_state=0))
+    assert (members != table.score("ip", SIZES, 0)).any()
     p = table.estimator.predict_proba(table.X)[np.arange(40), table.y]
     assert_allclose(table.score(fidelity.LOSS, SIZES, 0), np.log(p))
     net = fidelity.make_task(fidelity.NET, 0, SIZES, None)
