@@ -13,33 +13,47 @@ double precision, inverted as it is, negative eigenvalues too (those below 1e-9 
 named; λ is a damping that was named. "Hessian" is the true one, "GN" the Gauss-Newton matrix, which has no negative
 curvature and is what the remaining methods invert or approximate.
 
+Checkpoints for "tracin" and "tda" are ten, evenly spaced over the run; TracIn's weights know the learning rate and not
+how Adam scales. GEX makes 200 steps of 32 rows at a rate of 0.01, where its default would make 800 of 128, and
+Self-LiSSA 100 steps at λ = 0.1 in the place of 1,000: at their defaults these two would take more time than all others
+together. Methods that refit the net (leave one out, Data and Beta Shapley) are left out for their time. "knn_shapley"
+does not look at the net. "cleanlab" has out-of-fold probabilities of the net, of three folds: with two classes its
+label quality ranks the rows as the out-of-fold loss does, and in the place of a sign stand the rows that its
+``find_label_issues`` names. "Per-row loss" is the loss of the trained net itself.
+
 AUROC and AP (average precision) take low scores for the flipped rows. Polarity is the share of flipped rows whose score
-is negative, and of the others whose score is positive; the per-row loss and self-influence have no sign. "Seeds" counts
-those in which a method gave scores: a Hessian that a named damping leaves indefinite is refused.
+is negative, and of the others whose score is not; the per-row loss and self-influence have no sign. "Seeds" counts
+those in which a method gave scores: a Hessian that a named damping leaves indefinite is refused. Seconds are of one
+core's time, and set-up weighs most in the small ones.
 """
 
 from __future__ import annotations
 
+import time
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from skinfluence import influence_scores
-from skinfluence.datasets import make_noisy_moons
-from skinfluence.methods import METHODS, Exact, IPEnsemble
-from skinfluence.nets import DifferentiableNet
-
 from .. import _runner
+from ._moons_scores import (
+    CLEANLAB,
+    LOSS,
+    N_TRAIN,
+    SCORED,
+    UNDAMPED,
+    Judged,
+    Moons,
+    draw_moons,
+    fit_net,
+    losses,
+    scorers,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-N_TRAIN, N_TEST, N_FLIPPED = 200, 100, 20
 #: Noise of the moons, and epochs of training.
 CASES = {
     "noise 0.1, 100 epochs": (0.1, 100),
@@ -47,66 +61,12 @@ CASES = {
     "noise 0.2, 100 epochs": (0.2, 100),
     "noise 0.2, 1,000 epochs": (0.2, 1000),
 }
-LOSS = "per-row loss"
-SELF = "self_tracin"
-UNDAMPED = "H⁻¹, undamped"
-#: Label -> (curvature, method); those that the package does not have are left out.
-SCORED: dict[str, tuple[str, Any]] = {
-    "ip": ("gauss_newton", "ip"),
-    "ip_ensemble": ("gauss_newton", "ip_ensemble"),
-    "ip_ensemble, 100 members": ("gauss_newton", IPEnsemble(100)),
-    "exact, Hessian": ("hessian", "exact"),
-    "exact, Hessian, λ = 0.1": ("hessian", Exact(0.1)),
-    "exact, GN": ("gauss_newton", "exact"),
-    "exact, GN, λ = 0.1": ("gauss_newton", Exact(0.1)),
-    "cg, GN": ("gauss_newton", "cg"),
-    "lissa, GN": ("gauss_newton", "lissa"),
-    "arnoldi, GN": ("gauss_newton", "arnoldi"),
-    "ekfac": ("gauss_newton", "ekfac"),
-    "datainf": ("gauss_newton", "datainf"),
-    "trak": ("gauss_newton", "trak"),
-    SELF: ("gauss_newton", SELF),
-}
-UNSIGNED = (LOSS, SELF)
-VALUES = ("auroc", "ap", "flipped_negative", "others_positive", "accuracy", "loss")
-
-
-@dataclass(frozen=True)
-class Moons:
-    """Training rows, some with flipped labels, and clean test rows; float32, labels 0 and 1."""
-
-    X: np.ndarray
-    y: np.ndarray
-    flipped: np.ndarray
-    X_test: np.ndarray
-    y_test: np.ndarray
-
-
-def draw_moons(seed: int, noise: float) -> Moons:
-    """Two seeded half-moons, with as many labels of each class flipped in the training part."""
-    X, y, flipped = make_noisy_moons(
-        N_TRAIN, n_clean=N_TEST, flip_share=N_FLIPPED / N_TRAIN, noise=noise, random_state=seed
-    )
-    X, y = X.astype(np.float32), y.astype(np.float32)
-    train, test = slice(N_TRAIN), slice(N_TRAIN, None)
-    return Moons(X[train], y[train], flipped[train], X[test], y[test])
-
-
-def fit_net(moons: Moons, epochs: int, seed: int) -> Any:
-    """The net of the study as a fitted skorch net, on one thread."""
-    import torch
-    from skorch import NeuralNetBinaryClassifier
-    from torch import nn
-
-    torch.set_num_threads(1)
-    torch.manual_seed(seed)
-    module = nn.Sequential(
-        nn.Linear(2, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 1), nn.Flatten(0)
-    )  # fmt: skip
-    net = NeuralNetBinaryClassifier(
-        module, optimizer=torch.optim.Adam, lr=0.01, max_epochs=epochs, batch_size=-1, train_split=None, verbose=0
-    )
-    return net.fit(moons.X, moons.y)
+#: The methods whose scores the figure shows.
+SHOWN = (
+    LOSS, CLEANLAB, "ip", "ip_ensemble", "ip_ensemble, 100 members", "tracin", "gex", UNDAMPED, "exact, Hessian",
+    "exact, GN", "exact, GN, λ = 0.1", "lissa, GN", "ekfac", "datainf", "self_tracin",
+)  # fmt: skip
+VALUES = ("auroc", "ap", "flipped_negative", "others_positive", "accuracy", "loss", "seconds")
 
 
 def run(*, quick: bool = False, data_home: str | None = None) -> dict[str, Any]:
@@ -114,9 +74,10 @@ def run(*, quick: bool = False, data_home: str | None = None) -> dict[str, Any]:
     seeds = range(1 if quick else 20)
     done = _runner.over_cores(one_seed, [(case, seed) for case in CASES for seed in seeds])
     rows = _runner.aggregate((row for rows, _ in done for row in rows), ("case", "method"), VALUES)
-    absent = sorted({method for _, method in SCORED.values() if isinstance(method, str) and method not in METHODS})
-    for name in absent:
-        print(f"{name} is no method of this version: left out.")
+    scored = {row["method"] for row in rows}
+    absent = [label for label in (CLEANLAB, *SCORED) if label not in scored]
+    for label in absent:
+        print(f"{label} is not installed: left out.")
     return {
         "about": _runner.about(__doc__, f"{len(seeds)} seed(s), of rows, flips and the net; ± is over seeds."),
         "seeds": list(seeds),
@@ -134,75 +95,33 @@ def one_seed(case: str, seed: int) -> tuple[list[dict[str, Any]], list[dict[str,
     net = fit_net(moons, epochs, seed)
     of_net = {
         "accuracy": float((net.predict(moons.X_test) == moons.y_test).mean()),
-        "loss": float(_losses(net, moons).mean()),
+        "loss": float(losses(net, moons).mean()),
     }
     rows, scores = [], {}
     for label, score in scorers(net, moons, seed).items():
         row = {"case": case, "method": label, "seed": seed} | of_net
+        began = time.process_time()
         try:
             with warnings.catch_warnings():
                 # Indefinite Hessians and unsolved systems are warned of; here they are the subject.
                 warnings.simplefilter("ignore")
-                scores[label] = score()
-            row |= detection(scores[label], moons.flipped, signed=label not in UNSIGNED)
+                judged = score()
         except (ValueError, RuntimeError) as error:
-            row |= {"refused": str(error)}
-        rows.append(row)
-    return rows, points(case, moons, scores)
-
-
-def scorers(net: Any, moons: Moons, seed: int) -> dict[str, Callable[[], np.ndarray]]:
-    """Label -> what scores the training rows."""
-    rows = moons.X, moons.y, moons.X_test, moons.y_test
-    found: dict[str, Callable[[], np.ndarray]] = {LOSS: lambda: -_losses(net, moons)}
-    for label, (curvature, method) in SCORED.items():
-        if isinstance(method, str) and method not in METHODS:
+            rows.append(row | {"refused": str(error)})
             continue
-        estimator = DifferentiableNet(net, curvature=curvature)
-        found[label] = partial(influence_scores, estimator, *rows, method=method, random_state=seed)
-        if label == "ip_ensemble, 100 members":
-            found[UNDAMPED] = lambda: undamped(net, moons)
-    return found
+        scores[label] = judged.scores
+        rows.append(row | {"seconds": time.process_time() - began} | detection(judged, moons.flipped))
+    return rows, points(case, moons, {label: scores[label] for label in SHOWN if label in scores})
 
 
-def undamped(net: Any, moons: Moons) -> np.ndarray:
-    """Eq. (1) of the paper, ``(1/n) grad loss_i . H^-1 g``, H the dense Hessian of the training loss as it is."""
-    import copy
-
-    import torch
-    from torch.func import functional_call, grad, hessian, jacrev
-    from torch.nn.functional import binary_cross_entropy_with_logits
-
-    module = copy.deepcopy(net.module_).double().eval()
-    own = dict(module.named_parameters())
-    flat = torch.cat([p.detach().reshape(-1) for p in own.values()])
-
-    def losses(flat, X, y):
-        parts = flat.split([p.numel() for p in own.values()])
-        named = {name: part.reshape(p.shape) for (name, p), part in zip(own.items(), parts, strict=True)}
-        F = functional_call(module, named, torch.from_numpy(X).double())
-        return binary_cross_entropy_with_logits(F, torch.from_numpy(y).double(), reduction="none")
-
-    J = jacrev(losses)(flat, moons.X, moons.y).numpy()
-    g = grad(lambda flat: losses(flat, moons.X_test, moons.y_test).mean())(flat).numpy()
-    values, vectors = np.linalg.eigh(hessian(lambda flat: losses(flat, moons.X, moons.y).mean())(flat).numpy())
-    used = np.abs(values) > 1e-9
-    scores: np.ndarray = J @ (vectors[:, used] @ ((vectors[:, used].T @ g) / values[used])) / len(J)
-    return scores
-
-
-def _losses(net: Any, moons: Moons) -> np.ndarray:
-    p = np.clip(net.predict_proba(moons.X)[:, 1].astype(np.float64), 1e-12, 1 - 1e-12)
-    return -np.where(moons.y == 1, np.log(p), np.log1p(-p))
-
-
-def detection(scores: np.ndarray, flipped: np.ndarray, *, signed: bool) -> dict[str, Any]:
+def detection(judged: Judged, flipped: np.ndarray) -> dict[str, Any]:
     """AUROC and average precision of low scores, and polarity."""
+    harmful = judged.harmful
     return {
-        "auroc": roc_auc_score(flipped, -scores),
-        "ap": average_precision_score(flipped, -scores),
-        "flipped_negative": (scores[flipped] < 0).mean() if signed else None,
-        "others_positive": (scores[~flipped] > 0).mean() if signed else None,
+        "auroc": roc_auc_score(flipped, -judged.scores),
+        "ap": average_precision_score(flipped, -judged.scores),
+        "flipped_negative": None if harmful is None else harmful[flipped].mean(),
+        "others_positive": None if harmful is None else 1 - harmful[~flipped].mean(),
     }
 
 
@@ -234,6 +153,7 @@ def tables(result: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
                 "flipped with a negative score": _runner.figure(row["flipped_negative"]),
                 "others with a positive score": _runner.figure(row["others_positive"]),
                 "seeds": len(row["auroc"]["seeds"]) if row["auroc"] else 0,
+                "seconds": f"{row['seconds']['mean']:.2f}" if row["seconds"] else None,
             }
             for row in own
         ]
