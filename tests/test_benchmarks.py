@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import __main__ as command
 from benchmarks import _data, _peers, _runner, noise, speed
-from benchmarks.experiments import defence, fairness, synthetic
+from benchmarks.experiments import fairness, synthetic
 
 
 def test_aggregate_gives_mean_spread_and_seeds_in_order_of_appearance():
@@ -186,39 +186,6 @@ def test_splits_part_all_rows_and_carry_their_groups(name, n_train, data_home):
         assert np.array_equal(getattr(splits, f"X_{part}")[:, 3], getattr(splits, f"groups_{part}"))
 
 
-@pytest.fixture
-def defence_rows(data_home):
-    return {p: [defence.one_attack("bank", p, attack, data_home) for attack in (0, 1)] for p in defence.PROTOCOLS}
-
-
-def test_an_attack_turns_right_into_wrong_and_is_told_of_every_defence(defence_rows):
-    for rows, other in defence_rows.values():
-        without = rows[0]
-        assert without["method"] == defence.NONE
-        assert 0.05 <= without["share"] <= 0.25
-        assert without["accuracy"] < without["clean"]
-        assert without["accuracy"] == without["anew"]
-        combinations = {(row["method"], row["action"]) for row in rows[1:]}
-        assert len(combinations) == len(rows) - 1 == len(defence.METHODS) * len(defence.ACTIONS) - 1
-        assert other[0]["share"] != without["share"]
-        trimmed = [row for row in rows if row["action"] == defence.TRIM]
-        assert all(row["effective"] == pytest.approx(143 / 150) for row in trimmed)
-    # The paper's model has no intercept: another model.
-    assert defence_rows["paper"][0][0]["clean"] != defence_rows["held-out"][0][0]["clean"]
-
-
-def test_defence_is_shown_beside_what_was_published_and_drawn(defence_rows, tmp_path):
-    rows = [row for attacks in defence_rows.values() for rows in attacks for row in rows]
-    rows = _runner.aggregate(rows, ("protocol", "data", "method", "action"), defence.VALUES)
-    _, tables = _runner.save(stored("defence", rows), tmp_path)
-    text = tables.read_text(encoding="utf-8")
-    assert "| pre-attack |" in text
-    assert "80.31 |" in text
-    for protocol in ("held_out", "paper"):
-        assert f"(defence_{protocol}.png)" in text
-        assert (tmp_path / f"defence_{protocol}.png").stat().st_size > 10_000
-
-
 def test_on_blobs_the_influence_function_agrees_with_refits(tmp_path, monkeypatch):
     monkeypatch.setattr(synthetic, "N_TRAIN", 40)
     monkeypatch.setattr(synthetic, "N_FLIPPED", 4)
@@ -257,3 +224,83 @@ def test_fairlearn_is_the_peer(data_home):
     (row,) = fairness.frontier(fairness.PEER, "", 0, (0.05,), data_home)
     assert row["fits"] > 1
     assert row["level"] == 0.05
+
+
+def serially(function, tasks):
+    """In the place of `_runner.over_cores`, whose workers would not know what a test has changed."""
+    return [function(*task) for task in tasks]
+
+
+def saved(name: str, found: dict, folder) -> str:
+    """The Markdown that a run's result is stored as."""
+    _, tables = _runner.save(stored(name, []) | found, folder)
+    return tables.read_text(encoding="utf-8")
+
+
+def test_a_quick_run_of_noise_has_all_methods_in_every_cell(data_home, tmp_path, monkeypatch):
+    monkeypatch.setattr(_runner, "over_cores", serially)
+    monkeypatch.setattr(_data, "TABULAR", ("spambase",))
+    X = pd.read_csv(data_home / "tabular" / "spambase.csv.gz")
+    X.to_csv(data_home / "tabular" / "phoneme.csv.gz", index=False)
+    found = noise.run(quick=True, data_home=str(data_home))
+    methods = {row["method"] for row in found["rows"]}
+    assert set(noise.METHODS) - methods <= {name for name in _peers.BASELINES if "cleanlab" in name or "pyinf" in name}
+    cells = {(row["data"], row["flips"]) for row in found["rows"]}
+    assert cells == {(name, flips) for name in ("spambase", "phoneme") for flips in (0.0, 0.3)}
+    assert len(found["rows"]) == len(methods) * len(cells)
+    for row in found["rows"]:
+        assert len(row["accuracy"]["seeds"]) == 2
+        assert 0.4 < row["accuracy"]["mean"] <= 1
+        if row["auroc"] is not None and row["method"] in noise.OURS:
+            assert row["auroc"]["mean"] > 0.7, row["method"]
+    text = saved("noise", found, tmp_path / "out")
+    assert "## All 4 cells" in text
+    assert "| spambase, 30% |" in text
+
+
+def test_a_quick_run_of_synthetic_has_a_row_for_every_pair(tmp_path, monkeypatch):
+    monkeypatch.setattr(_runner, "over_cores", serially)
+    monkeypatch.setattr(synthetic, "N_TRAIN", 40)
+    monkeypatch.setattr(synthetic, "N_FLIPPED", 4)
+    found = synthetic.run(quick=True)
+    combinations = {(row["case"], row["objective"], row["a"], row["b"]) for row in found["rows"]}
+    assert len(combinations) == len(found["rows"])
+    assert len(combinations) == len(synthetic.CASES) * len(synthetic.OBJECTIVES) * len(synthetic.PAIRS)
+    separable = [row for row in found["rows"] if (row["case"], row["objective"]) == ("separable", "utility")]
+    assert all(row["found"]["mean"] == 1 and len(row["found"]["seeds"]) == 2 for row in separable)
+    assert f"## {synthetic.PAIRS[0][0]} against {synthetic.PAIRS[0][1]}" in saved("synthetic", found, tmp_path)
+
+
+def test_a_quick_run_of_fairness_has_every_curator_at_every_level(tmp_path, monkeypatch):
+    monkeypatch.setattr(_runner, "over_cores", serially)
+    rng = np.random.default_rng(0)
+    s = rng.integers(2, size=900)
+    X = np.column_stack([rng.normal(size=(900, 3)), s])
+    y = (X[:, 0] + s + rng.normal(size=900) > 0.5).astype(np.int8)
+    train, test = slice(450), slice(450, None)
+    np.savez(
+        tmp_path / "adult.npz", X_train=X[train], y_train=y[train], X_test_all=X[test], y_test_all=y[test], s_col=3
+    )
+    found = fairness.run(quick=True, data_home=str(tmp_path))
+    levels = {(row["curator"], row["level"]) for row in found["rows"]}
+    curators = [f"{name}, {method}" for name in fairness.OBJECTIVES for method in fairness.METHODS]
+    wanted = {(curator, rate) for curator in (fairness.RANDOM, *curators) for rate in (0.05, 0.2)}
+    wanted |= {(fairness.NONE, 0.0)} | (set() if found["skipped"] else {(fairness.PEER, 0.05)})
+    assert levels == wanted
+    assert len(found["rows"]) == len(wanted)
+    assert all(0 <= row["gap"]["mean"] <= 1 and 0.4 < row["accuracy"]["mean"] <= 1 for row in found["rows"])
+    gap = {(row["curator"], row["level"]): row["gap"]["mean"] for row in found["rows"]}
+    assert gap[fairness.NONE, 0.0] > 0.4
+    assert gap["parity, exact", 0.2] < 0.2
+    assert gap[fairness.RANDOM, 0.2] > 0.4
+    text = saved("fairness", found, tmp_path / "out")
+    assert all(f"| {curator} |" in text for curator, _ in levels)
+
+
+def test_the_readme_lists_every_benchmark(capsys):
+    assert command.main(["list"]) == 0
+    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert listed == list(_runner.NAMES)
+    readme = (_runner.RESULTS.parent / "README.md").read_text(encoding="utf-8")
+    missing = [name for name in listed if f"    python -m benchmarks run {name} " not in readme]
+    assert not missing
