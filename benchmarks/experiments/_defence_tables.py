@@ -142,7 +142,8 @@ def tables(result: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     for protocol in PROTOCOLS:
         for name in names:
             made[f"{TITLES[name]}, protocol {protocol}"] = _defended(_of(rows, protocol, name))
-    made["Methods that come to another for a linear model"] = _same(result["same"])
+    if "same" in result:  # results of before have no such lines
+        made["Methods that come to another for a linear model"] = _same(result["same"])
     return made
 
 
@@ -165,7 +166,10 @@ def _undefended(rows: list[dict]) -> list[dict[str, Any]]:
 
 def _beside_published(rows: list[dict], names: list[str]) -> list[dict[str, Any]]:
     table = []
+    scored = {row["method"] for row in rows}
     for (method, action), published in PUBLISHED.items():
+        if action and method not in scored:
+            continue
         line = {"": f"{method} {action}".strip()}
         for name, figure in zip(L2, published, strict=True):
             if name not in names:

@@ -153,7 +153,7 @@ def tables(result: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
                 "flipped with a negative score": _runner.figure(row["flipped_negative"]),
                 "others with a positive score": _runner.figure(row["others_positive"]),
                 "seeds": len(row["auroc"]["seeds"]) if row["auroc"] else 0,
-                "seconds": f"{row['seconds']['mean']:.2f}" if row["seconds"] else None,
+                "seconds": f"{row['seconds']['mean']:.2f}" if row.get("seconds") else None,
             }
             for row in own
         ]
