@@ -8,8 +8,10 @@ from scipy.stats import spearmanr
 
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from skinfluence import influence_scores  # noqa: E402
+from skinfluence.models.nets._losses import RowLoss  # noqa: E402
 from skinfluence.nets import DifferentiableNet  # noqa: E402
 
 from .cases import cnn_batch_norm  # noqa: E402
@@ -37,9 +39,18 @@ NETS = {
     "cnn": (cnn_batch_norm, lambda rng: rng.standard_normal((N, 2, 6, 6))),
     "words": (Words, lambda rng: rng.randint(9, size=(N, 6))),
 }
+
+
+def some_ignored(rng):
+    return np.where(rng.rand(N) < 0.3, -100, rng.randint(3, size=N))
+
+
+WEIGHT = torch.tensor([0.5, 1.0, 2.0])
 LOSSES = {
     "cross_entropy": (nn.CrossEntropyLoss(), lambda rng: rng.randint(3, size=N)),
-    "class_weights": (nn.CrossEntropyLoss(torch.tensor([0.5, 1.0, 2.0])), lambda rng: rng.randint(3, size=N)),
+    "class_weights": (nn.CrossEntropyLoss(WEIGHT), lambda rng: rng.randint(3, size=N)),
+    "ignored": (nn.CrossEntropyLoss(), some_ignored),
+    "ignored_weights": (nn.CrossEntropyLoss(WEIGHT), some_ignored),
     "squared": (nn.MSELoss(), lambda rng: rng.standard_normal((N, 3))),
 }
 
@@ -151,6 +162,42 @@ def test_a_device_gives_the_scores_of_the_processor(device, net):
         assert_near(placed(method), wanted[method], 5e-3)
     assert {p.device.type for p in module.parameters()} == {device}
     assert torch.equal(drawn_before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("loss", ["class_weights", "ignored", "ignored_weights", "squared"])
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_device_weighs_rows_as_the_processor_does(device, loss):
+    module, criterion, X, y = drawn("mlp", loss)
+    methods = ["ip", "self_tracin", "ekfac"]
+
+    def placed():
+        return [influence_scores((module, criterion), X, y, X[:15], y[:15], method=m, random_state=0) for m in methods]
+
+    wanted = placed()
+    module.to(device)
+    for on_device, on_processor in zip(placed(), wanted, strict=True):
+        assert_near(on_device, on_processor, 5e-3)
+
+
+class NoDoubles(TorchDispatchMode):
+    """A device without float64, as Apple's GPU is, for what is computed within."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        found = function(*args, **(kwargs or {}))
+        if isinstance(found, torch.Tensor) and found.dtype == torch.float64:
+            raise TypeError(f"{function} makes float64, which the device has not.")
+        return found
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "class_weights", "ignored", "ignored_weights"])
+def test_losses_of_rows_need_no_doubles(loss):
+    module, criterion, X, y = drawn("mlp", loss)
+    rowwise = RowLoss(criterion, lambda criterion, out, y: criterion(out, y))
+    out, target = module(torch.from_numpy(X)).detach(), torch.from_numpy(y)
+    wanted = nn.functional.cross_entropy(out, target, reduction="none")  # 0 where ignored
+    with NoDoubles():
+        found = rowwise.values(out, target)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
 @pytest.mark.parametrize("device", DEVICES)

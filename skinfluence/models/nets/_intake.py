@@ -108,8 +108,7 @@ class NetIntake:
     def row_weight(self, targets: np.ndarray) -> np.ndarray | None:
         if self.by_class:
             return None
-        shares = self.loss.rowwise.shares(self.loss.targets(targets))
-        return None if shares is None else shares.cpu().numpy()
+        return self.loss.rowwise.shares(self.loss.targets(targets))
 
     def verify(self, rows: NetRows, targets: np.ndarray) -> None:
         check_lengths(rows, targets)

@@ -12,7 +12,7 @@ from torch import nn
 
 from ...losses import Link
 from ._engines import batch_rows, take_row
-from ._model import NetModel
+from ._model import NetModel, as_numpy
 
 Ask = Callable[[Any, Any, torch.Tensor], torch.Tensor]
 """``(criterion, output, target) -> loss``."""
@@ -48,21 +48,22 @@ class RowLoss:
             if isinstance(criterion, nn.Module):
                 criterion.to(dtype=like.dtype, device=like.device)
 
-    def shares(self, y: torch.Tensor) -> torch.Tensor | None:
-        """``c (n,)``, or None where all are alike."""
+    def shares(self, y: torch.Tensor) -> np.ndarray | None:
+        """``c (n,)``, or None where all are alike; by NumPy, because not every device has float64."""
         if self.reduction != "mean" or not isinstance(self.criterion, (nn.CrossEntropyLoss, nn.NLLLoss)):
             return None
         if y.is_floating_point():  # class probabilities: torch divides by the number of rows
             return None
         weight = self.criterion.weight
-        counted = y != self.criterion.ignore_index
-        if weight is None and y.dim() == 1 and bool(counted.all()):
+        labels = y.cpu().numpy()
+        counted = labels != self.criterion.ignore_index
+        if weight is None and labels.ndim == 1 and counted.all():
             return None
-        shares = counted.to(torch.float64)
+        shares = counted.astype(np.float64)
         if weight is not None:
-            codes = torch.where(counted, y, torch.zeros_like(y))
-            shares = shares * weight.detach().cpu().double()[codes.cpu()].to(y.device)
-        return shares.reshape(len(y), -1).sum(dim=1)
+            shares *= as_numpy(weight)[np.where(counted, labels, 0)]
+        total: np.ndarray = shares.reshape(len(labels), -1).sum(axis=1)
+        return total
 
     def values(self, out: Any, y: torch.Tensor) -> torch.Tensor:
         """The loss of each row, ``(n,)``."""
@@ -75,8 +76,10 @@ class RowLoss:
         terms = terms.reshape(n, -1)
         shares = self.shares(y)
         if shares is not None:
-            divisor = torch.where(shares > 0, shares, torch.ones_like(shares)).to(terms.dtype)
-            return torch.where(shares > 0, terms.sum(dim=1) / divisor, torch.zeros_like(divisor))
+            wide = np.float64 if terms.dtype == torch.float64 else np.float32
+            divisor = torch.from_numpy(np.where(shares > 0, shares, 1.0).astype(wide)).to(terms.dtype).to(terms.device)
+            counted = torch.from_numpy(shares > 0).to(terms.device)
+            return torch.where(counted, terms.sum(dim=1) / divisor, torch.zeros_like(divisor))
         return terms.sum(dim=1) if self.reduction in ("sum", "batchmean") else terms.mean(dim=1)
 
     def total(self, out: Any, y: torch.Tensor) -> torch.Tensor:
@@ -91,7 +94,7 @@ class RowLoss:
         What it gives for all must be a sum or mean of that; if not, the complaint is returned.
         """
         shares = self.shares(y)
-        counted = torch.ones(len(y)) if shares is None else shares.cpu()
+        counted = torch.ones(len(y)) if shares is None else torch.from_numpy(shares)
         rows = [i for i in range(len(y)) if counted[i] > 0]
         if not rows:
             return None

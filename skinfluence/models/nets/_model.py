@@ -116,9 +116,9 @@ class NetModel:
                 return engine(self.net, theta, v, batch)
 
             for at, (f, t) in self._over_blocks(rows, work):
-                F[at] = _as_numpy(f)
+                F[at] = as_numpy(f)
                 if t is not None:
-                    T[at] = _as_numpy(t)
+                    T[at] = as_numpy(t)
             Fs.append(F)
             if v is not None:
                 Ts.append(T)
@@ -161,7 +161,7 @@ class NetModel:
 
         def work(batch: Any, at: slice) -> Sequence[torch.Tensor | None]:
             F, T = forward_graph(self.net, leaves, direction, batch, self.state.engine)
-            along = _as_numpy(T)
+            along = as_numpy(T)
             D = self._cotangents(F, lambda outputs, part, member: cotangents(outputs, along, part), at, 0)
             return torch.autograd.grad(F, list(leaves.values()), D, allow_unused=True)
 
@@ -201,7 +201,7 @@ class NetModel:
             (g,) = torch.autograd.grad(F, x, self._cotangents(F, lambda F, at, m: cotangents[at], at, 0))
             return g
 
-        return np.concatenate([_as_numpy(g) for _, g in self._over_blocks(rows, work)])
+        return np.concatenate([as_numpy(g) for _, g in self._over_blocks(rows, work)])
 
     # --- what some methods need ---------------------------------------------------------------------------------------
 
@@ -258,7 +258,7 @@ class NetModel:
         def work(batch: Any, at: slice) -> np.ndarray:
             if self.state.jacobians_by_vmap:
                 (J,) = jacobians(self.net, theta, batch)
-                flat = [_as_numpy(J[name].reshape(*J[name].shape[:2], -1)) for name in theta]
+                flat = [as_numpy(J[name].reshape(*J[name].shape[:2], -1)) for name in theta]
                 return np.concatenate(flat, axis=2).astype(np.float64)
             columns = []
             for k in range(self.n_outputs):
@@ -354,7 +354,7 @@ class NetModel:
         return lambda F: self._cotangents(F, cotangents, at, 0)
 
     def _cotangents(self, F: torch.Tensor, cotangents: Cotangents, at: slice, member: int) -> torch.Tensor:
-        D = np.asarray(cotangents(_as_numpy(F), at, member))
+        D = np.asarray(cotangents(as_numpy(F), at, member))
         return torch.from_numpy(np.require(D, requirements=["C", "W"])).to(F.dtype).to(F.device)
 
     def _summed(self, rows: NetRows, work: Callable[[Any, slice], Sequence[torch.Tensor | None]]) -> np.ndarray:
@@ -398,7 +398,8 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, (known, MemoryError)) or any(said in str(error) for said in _OUT_OF_MEMORY)
 
 
-def _as_numpy(tensor: torch.Tensor) -> np.ndarray:
+def as_numpy(tensor: torch.Tensor) -> np.ndarray:
+    """Its values on the host, in float64 if it is in that and in float32 otherwise: NumPy has no bfloat16."""
     tensor = tensor.detach()
     tensor = tensor if tensor.dtype == torch.float64 else tensor.float()
     found: np.ndarray = tensor.cpu().numpy()
