@@ -352,14 +352,10 @@ def test_a_skorch_net(name):
     y, y_val = targets(rng, N), targets(rng, N_VAL)
     torch.manual_seed(0)
     net = skorch_net(kind, module, criterion, **options).fit(X, y)
-    wanted = truth.ip(
-        net.module_.eval(), loss, X, y, X_val, y_val, share=None if share is None else share(y), per_row=False
-    )
-    if share is not None:  # the objective is the training loss, so validation rows weigh as training rows do
-        c = share(y_val)
-        G = truth.row_gradients(net.module_, loss, X_val, y_val)
-        J = truth.row_gradients(net.module_, loss, X, y)
-        wanted = share(y) / share(y).sum() * (J @ (c / c.sum() @ G))
+    if share is None:
+        wanted = truth.ip(net.module_.eval(), loss, X, y, X_val, y_val, per_row=False)
+    else:
+        wanted = weighed(net, share, loss, X, y, X_val, y_val)
     close(influence_scores(net, X, y, X_val, y_val), wanted)
 
 
@@ -415,6 +411,64 @@ def test_a_get_loss_that_shifts_the_labels():
         return nnf.cross_entropy(F, y - 1)
 
     close(influence_scores(net, X, y, X_val, y_val), truth.ip(net.module_.eval(), loss, X, y, X_val, y_val))
+
+
+def weighed(net, share, loss, X, y, X_val, y_val):
+    """IP where the objective is the training loss, so that validation rows weigh as training rows do."""
+    G, J = (truth.row_gradients(net.module_.eval(), loss, *rows) for rows in ((X_val, y_val), (X, y)))
+    c, c_val = share(y), share(y_val)
+    return c / c.sum() * (J @ (c_val / c_val.sum() @ G))
+
+
+@pytest.mark.parametrize("n_classes", [3, 2])
+def test_class_weights_are_those_of_the_labels_that_get_loss_makes(n_classes):
+    """Of two classes, 1 and 2, both have a weight of their own label too: the wrong one."""
+
+    def targets(rng, n):
+        return codes(rng, n, n_classes) + 1
+
+    net, X, y = fitted(Shifted, targets=targets, criterion__weight=WEIGHT)
+    rng = np.random.RandomState(1)
+    X_val, y_val = rng.standard_normal((N_VAL, D)), targets(rng, N_VAL)
+
+    def loss(F, y):
+        return nnf.cross_entropy(F, y - 1)
+
+    wanted = weighed(net, lambda y: class_weight(y - 1), loss, X, y, X_val, y_val)
+    close(influence_scores(net, X, y, X_val, y_val), wanted)
+    assert as_model(net).class_weight.value == dict(zip([1, 2, 3][:n_classes], WEIGHT.tolist(), strict=False))
+
+
+class Named(nn.Module):
+    """Its outputs have names."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = Body()
+
+    def forward(self, x):
+        return {"logits": self.inner(x)}
+
+
+class OfNamed(skorch.NeuralNetClassifier):
+    first = 0
+
+    def get_loss(self, y_pred, y_true, *args, **kwargs):
+        return super().get_loss(y_pred["logits"], y_true - self.first, *args, **kwargs)
+
+
+class OfNamedShifted(OfNamed):
+    first = 1
+
+
+def test_class_weights_where_get_loss_takes_no_plain_outputs():
+    """It cannot be asked what it makes of the labels: they are taken as they are, where they can be."""
+    net, X, y = fitted(OfNamed, module=Named, criterion__weight=WEIGHT)
+    wanted = weighed(net, class_weight, lambda F, y: nnf.cross_entropy(F["logits"], y), X, y, X, y)
+    close(influence_scores(net, X, y, X, y), wanted)
+    net, X, y = fitted(OfNamedShifted, targets=lambda rng, n: codes(rng, n) + 1, module=Named, criterion__weight=WEIGHT)
+    with pytest.raises(TypeError, match=r"weights for 3 classes.*are \[1, 2, 3\].*Train the net on labels 0 to 2"):
+        influence_scores(net, X, y)
 
 
 def test_a_batch_that_is_summed_scales_the_weight_decay():

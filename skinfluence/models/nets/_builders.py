@@ -106,6 +106,8 @@ def from_skorch(estimator: Any, options: NetOptions) -> FittedModel:
     net = Net(estimator.module_, options.parameters, call=call, to_raw=meaning.to_raw, dtype=options.torch_dtype)
     inner.__dict__["module_"] = net.module.inner
     rowwise = RowLoss(criterion, ask)
+    if classes is not None and classes.dtype.kind in "iu" and _has_own_loss(estimator):
+        rowwise.follow(classes.astype(np.int64))
     per_batch = 1.0 / _batch_size(estimator) if getattr(criterion, "reduction", "mean") == "sum" else 1.0
     own = dict(net.module.named_parameters())
     found = Penalised(
@@ -129,7 +131,7 @@ class Meaning:
 def _read(estimator: Any, criterion: Any) -> tuple[Task, np.ndarray | None, np.ndarray | None, Meaning]:
     """Task, classes, the labels that the criterion takes for them, and what the outputs predict."""
     kinds = {cls.__name__ for cls in type(estimator).__mro__ if cls.__module__.split(".")[0] == "skorch"}
-    own_loss = not type(estimator).get_loss.__module__.startswith("skorch.")
+    own_loss = _has_own_loss(estimator)
     if "NeuralNetBinaryClassifier" in kinds:
         classes = np.asarray(estimator.classes_)
         meaning = Meaning("sigmoid") if isinstance(criterion, nn.BCEWithLogitsLoss) else Meaning()
@@ -151,6 +153,11 @@ def _read(estimator: Any, criterion: Any) -> tuple[Task, np.ndarray | None, np.n
         return "regression", None, None, Meaning("identity")
     task, labels, meaning = _read_criterion(criterion)
     return task, None, labels, meaning
+
+
+def _has_own_loss(estimator: Any) -> bool:
+    """Whether ``get_loss`` is the user's."""
+    return not type(estimator).get_loss.__module__.startswith("skorch.")
 
 
 def _read_criterion(criterion: Any) -> tuple[Task, np.ndarray | None, Meaning]:

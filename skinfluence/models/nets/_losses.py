@@ -41,6 +41,36 @@ class RowLoss:
         if self.reduction in ("mean", "sum", "batchmean"):
             self.plain.reduction = "none"
         self.by_mean = False
+        self.reached: tuple[np.ndarray, np.ndarray] | None = None
+
+    def follow(self, classes: np.ndarray) -> None:
+        """Learn which labels the criterion is given for a net's classes, where a `get_loss` may make others of them.
+
+        Only class weights ask for it: they are those of the labels that reach the criterion.
+        """
+        weight = getattr(self.criterion, "weight", None)
+        if not isinstance(self.criterion, (nn.CrossEntropyLoss, nn.NLLLoss)) or weight is None:
+            return
+        given: list[torch.Tensor] = []
+
+        def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            given.append(args[1] if len(args) > 1 else kwargs["target"])
+
+        hook = self.criterion.register_forward_pre_hook(note, with_kwargs=True)
+        try:
+            self.ask(self.criterion, weight.new_zeros(classes.size, weight.numel()), torch.from_numpy(classes))
+        except Exception as error:  # a user's get_loss may raise anything, for one where it takes several outputs
+            if classes.min() >= 0 and classes.max() < weight.numel():
+                return  # labels as they are, which the first rows will be held against
+            raise TypeError(
+                f"The criterion has weights for {weight.numel()} classes, and the net's are {classes.tolist()}. Which "
+                f"weights are theirs was asked of the net's get_loss, which failed: {type(error).__name__}: {error}. "
+                f"Train the net on labels 0 to {weight.numel() - 1}, with skorch's own get_loss."
+            ) from error
+        finally:
+            hook.remove()
+        if given:
+            self.reached = classes, given[-1].cpu().numpy()
 
     def to(self, like: torch.Tensor) -> None:
         """The criterion's own tensors (weights of classes, say) to the dtype and device of outputs."""
@@ -56,6 +86,10 @@ class RowLoss:
             return None
         weight = self.criterion.weight
         labels = y.cpu().numpy()
+        if self.reached is not None:
+            classes, reached = self.reached
+            place = np.minimum(np.searchsorted(classes, labels), len(classes) - 1)
+            labels = np.where(classes[place] == labels, reached[place], labels)
         counted = labels != self.criterion.ignore_index
         if weight is None and labels.ndim == 1 and counted.all():
             return None
