@@ -22,7 +22,7 @@ from sklearn.utils.metadata_routing import UNUSED, MetadataRouter, MethodMapping
 from sklearn.utils.validation import check_is_fitted, has_fit_parameter
 
 from ._pipeline import Method, offered_if, takes_weights
-from ._rows import count_rows, take_rows
+from ._rows import count_rows, n_rows, take_rows
 from ._travel import curating_steps
 
 __all__ = ["CuratedClassifier", "CuratedRegressor"]
@@ -123,7 +123,7 @@ class _Curated:
 
         following = clone(self.estimator)
         _, y_kept, factor = curator.fit_curate(X, y, following=following, task=self._task, **for_curator)
-        kept, n = np.asarray(curator.sample_indices_), count_rows(X)
+        kept, n = np.asarray(curator.sample_indices_), n_rows(X)
         for name, value in for_estimator.items():
             if count_rows(value) == n and not name.endswith("_val"):  # by their name, those belong to other rows
                 for_estimator[name] = take_rows(value, kept)

@@ -37,6 +37,16 @@ def count_rows(values: Any) -> int | None:
     return len(values) if hasattr(values, "__len__") and not isinstance(values, (str, bytes, dict)) else None
 
 
+def n_rows(X: Any) -> int:
+    """The rows of X itself, which may be a dict of arrays too; 0 for what has none, which is refused where it is used.
+
+    `count_rows` leaves dicts out: as a fit parameter one is a setting, and not rows.
+    """
+    if isinstance(X, Mapping) and not hasattr(X, "shape"):
+        return max((n_rows(part) for part in X.values()), default=0)
+    return count_rows(X) or 0
+
+
 def as_rows(values: Any) -> Any:
     """Arrays, frames, sparse matrices, and what nets take, as they are; anything else, but None, as an array."""
     if values is None or hasattr(values, "shape") or isinstance(values, Mapping) or is_dataset(values):

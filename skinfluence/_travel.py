@@ -12,7 +12,7 @@ from sklearn.pipeline import Pipeline as _SklearnPipeline
 from sklearn.utils.metadata_routing import get_routing_for_object
 
 from ._held_out import HeldOut
-from ._rows import count_rows, take_rows
+from ._rows import count_rows, n_rows, take_rows
 
 
 class TravellingRows:
@@ -21,7 +21,7 @@ class TravellingRows:
     def __init__(self, X: Any, y: Any, params: dict[str, Any], fixed: set[str]) -> None:
         self.X, self.y, self.params, self.fixed = X, y, dict(params), fixed  # fixed: parameters of other rows
         self.carried = dict(params)  # the same, transformed by the steps passed so far
-        self.indices = np.arange(count_rows(X) or 0)
+        self.indices = np.arange(n_rows(X))
         self.weight: Any = None
 
     def weighted(self, sample_weight: Any) -> Any:
