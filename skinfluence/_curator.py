@@ -19,11 +19,11 @@ from ._held_out import HeldOut
 from ._parameters import NamedParameters
 from ._rates import check_auto, check_rate
 from ._redraw import redraw
-from ._rows import as_rows, take_rows
+from ._rows import as_rows, is_dataset, take_rows
 from ._sampler import CuratorSampler
 from ._scores import as_held_out, combined, refuse_groups
 from ._summary import SummaryInHTML, summarize
-from ._tables import check_table, kind_of_table, n_samples
+from ._tables import check_table, kind_of_table, n_samples, targets_of
 from ._version import __version__
 from .methods import resolve_method
 from .models._fitted import Task
@@ -75,7 +75,7 @@ class Curator(SummaryInHTML, NamedParameters, OneToOneFeatureMixin, TransformerM
         X : {array-like, sparse matrix, dataframe} of shape (n_samples, n_features)
             The training rows.
         y : array-like of shape (n_samples,) or (n_samples, n_targets)
-            Their targets.
+            Their targets; None for those that X, a torch Dataset, pairs its rows with.
         sample_weight : array-like of shape (n_samples,), default=None
             Their weights, in the fits and in the objective.
         X_val : {array-like, sparse matrix, dataframe} of shape (n_validation, n_features) or HeldOut, default=None
@@ -119,8 +119,10 @@ class Curator(SummaryInHTML, NamedParameters, OneToOneFeatureMixin, TransformerM
         refuse_groups(self.objective, sensitive_features, None if held_out is None else held_out.sensitive_features)
         estimator = find_estimator(self.estimator, following)
         self._check_params(method, estimator)
+        y = targets_of(X, y)
         if y is None:
-            raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None.")
+            hint = " This torch Dataset has items that are no pairs (row, target)." if is_dataset(X) else ""
+            raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None.{hint}")
         X, y = self._check_rows(estimator, X, y)
         check_consistent_length(np.empty(n_samples(X)), y, sample_weight, sensitive_features)
         self.task_ = find_task(estimator, y, task)
@@ -278,7 +280,7 @@ class Curator(SummaryInHTML, NamedParameters, OneToOneFeatureMixin, TransformerM
         factor : ndarray or None
             What to multiply each returned row's weight by; None where curation changes no weight.
         """
-        X, y = as_rows(X), as_rows(y)
+        X, y = as_rows(X), as_rows(targets_of(X, y))
         self._fit(X, y, following=following, task=task, **self._fit_arguments(fit_params))
         return self._curated(X, y)
 
@@ -327,7 +329,7 @@ class Curator(SummaryInHTML, NamedParameters, OneToOneFeatureMixin, TransformerM
                 "CuratedClassifier or CuratedRegressor, or as_sampler() in imbalanced-learn's Pipeline, which do "
                 "remove rows."
             )
-        X = as_rows(X)
+        X, y = as_rows(X), targets_of(X, y)
         self._fit(X, y, keeps_rows=True, **self._fit_arguments(fit_params))
         weights = self._row_factors()
         if np.ptp(weights) == 0:

@@ -65,6 +65,15 @@ def _check_for_net(curator: Any, X: Any, reset: bool) -> Any:
     return X
 
 
+def targets_of(X: Any, y: Any) -> Any:
+    """``y``; where it is None, the targets that a torch Dataset pairs its rows with, if X is one."""
+    if y is not None or not is_dataset(X):
+        return y
+    from .models.nets._rows import dataset_targets  # where there is a Dataset there is torch
+
+    return dataset_targets(X)
+
+
 def n_samples(X: Any) -> int:
     """Rows of whatever a curator takes."""
     if isinstance(X, Mapping):

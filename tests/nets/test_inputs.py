@@ -157,6 +157,333 @@ def test_a_container_of_targets_changes_nothing(form, rows):
     np.testing.assert_allclose(influence_scores(net, X, make(y), X_val, make(y_val)), wanted, rtol=1e-12)
 
 
+def test_a_dataset_brings_its_targets(rows):
+    X, y, X_val, y_val = rows
+    pair = (mlp(), nn.CrossEntropyLoss())
+    wanted = influence_scores(pair, X, y, X_val, y_val)
+    np.testing.assert_allclose(influence_scores(pair, Pairs(X, y), None, X_val, y_val), wanted, rtol=1e-12)
+    np.testing.assert_allclose(influence_scores(pair, Pairs(X, y), y, X_val, y_val), wanted, rtol=1e-12)
+    held_out = HeldOut(Pairs(X_val, y_val), None)
+    np.testing.assert_allclose(influence_scores(pair, Pairs(X, y), None, held_out), wanted, rtol=1e-12)
+    both = torch.utils.data.TensorDataset(torch.from_numpy(X), torch.from_numpy(y))
+    np.testing.assert_allclose(influence_scores(pair, both, None, X_val, y_val), wanted, rtol=1e-12)
+    half = torch.utils.data.Subset(both, list(range(10)))
+    np.testing.assert_allclose(
+        influence_scores(pair, half, None, X_val, y_val), influence_scores(pair, X[:10], y[:10], X_val, y_val)
+    )
+
+
+# --- inputs by name and by place --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def words(rng):
+    X = {"tokens": rng.randint(9, size=(N, 6)), "mask": (rng.rand(N, 6) > 0.3).astype(np.float64)}
+    torch.manual_seed(0)
+    return Words().double(), X, rng.randint(2, size=N)
+
+
+@pytest.mark.parametrize("form", ["arrays", "tensors", "int32", "float32", "nested_series"])
+def test_a_dict_goes_by_name(form, words):
+    module, X, y = words
+    wanted = truth.ip(module, nnf.cross_entropy, X, y, X, y)
+    forms = {
+        "arrays": lambda name, part: part,
+        "tensors": lambda name, part: torch.from_numpy(part),
+        "int32": lambda name, part: part.astype(np.int32) if name == "tokens" else part,
+        # Zeros and ones are the same in every precision: they are brought to the module's.
+        "float32": lambda name, part: part.astype(np.float32) if name == "mask" else part,
+        "nested_series": lambda name, part: part.tolist(),
+    }
+    asked = {name: forms[form](name, part) for name, part in X.items()}
+    np.testing.assert_allclose(influence_scores((module, nn.CrossEntropyLoss()), asked, y, X, y), wanted, rtol=1e-8)
+
+
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 3), nn.Linear(2, 3)
+        self.double()
+
+    def forward(self, x, z):
+        return self.a(x) + self.b(z) ** 2
+
+
+@pytest.mark.parametrize("kind", [tuple, list])
+def test_a_tuple_goes_by_place(kind, rng):
+    torch.manual_seed(0)
+    module, y = Two(), rng.randint(3, size=N)
+    X = (rng.standard_normal((N, 4)), rng.standard_normal((N, 2)))
+    found = influence_scores((module, nn.CrossEntropyLoss()), kind(X), y, X, y)
+    np.testing.assert_allclose(found, truth.ip(module, nnf.cross_entropy, X, y, X, y), rtol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.int32])
+def test_tokens_may_be_of_any_dtype_that_torch_looks_up(dtype, rng):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Embedding(9, 5), nn.Flatten(), nn.Linear(20, 2)).double()
+    X, y = rng.randint(9, size=(N, 4)), rng.randint(2, size=N)
+    wanted = truth.ip(module, nnf.cross_entropy, X, y, X, y)
+    found = influence_scores((module, nn.CrossEntropyLoss()), X.astype(dtype), y, X.astype(dtype), y)
+    np.testing.assert_allclose(found, wanted, rtol=1e-8)
+    with pytest.raises(ValueError, match=r"(?s)Sequential fails on these rows.*X is of int16 \(4,\) a row"):
+        influence_scores((module, nn.CrossEntropyLoss()), X.astype(np.int16), y)
+
+
+@pytest.mark.parametrize("kind", ["pandas", "polars"])
+def test_a_frame_goes_by_name_of_column(kind, rng):
+    made = pytest.importorskip(kind)
+    torch.manual_seed(0)
+    module, y = Columns().double(), rng.randint(3, size=N)
+    X = {"age": rng.standard_normal((N, 1)), "income": rng.standard_normal((N, 1))}
+    frame = made.DataFrame({name: column[:, 0] for name, column in X.items()})
+    if kind == "pandas":
+        frame.index = np.arange(N)[::-1]  # labels of rows are no places
+    found = influence_scores((module, nn.CrossEntropyLoss()), frame, y, X, y)
+    np.testing.assert_allclose(found, truth.ip(module, nnf.cross_entropy, X, y, X, y), rtol=1e-8)
+
+
+def test_images_and_sequences_keep_their_shape(rng):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(), nn.Linear(12, 2)).double()
+    X, y = rng.standard_normal((N, 2, 4, 4)), rng.randint(2, size=N)
+    found = influence_scores((module, nn.CrossEntropyLoss()), X[:, :, ::-1], y, X.transpose(0, 1, 3, 2), y)
+    wanted = truth.ip(module, nnf.cross_entropy, X[:, :, ::-1], y, X.transpose(0, 1, 3, 2), y)
+    np.testing.assert_allclose(found, wanted, rtol=1e-8)
+
+
+@pytest.mark.parametrize("kind", [sp.csr_matrix, sp.csc_matrix, sp.coo_matrix, sp.csr_array])
+def test_sparse_rows_of_an_mlp(kind, rng):
+    X, y = rng.standard_normal((40, 6)) * (rng.rand(40, 6) > 0.6), rng.randint(2, size=40)
+    net = MLPClassifier(4, solver="lbfgs", alpha=1.0, random_state=0).fit(X, y)
+    for method in ("ip", "self_tracin", "exact"):
+        wanted = influence_scores(net, X, y, X[:9], y[:9], method=method)
+        np.testing.assert_allclose(influence_scores(net, kind(X), y, X[:9], y[:9], method=method), wanted, rtol=1e-9)
+
+
+def test_rows_go_through_the_steps_before_a_net(rows):
+    X, y, X_val, y_val = rows
+    torch.manual_seed(0)
+    net = skorch.NeuralNetClassifier(mlp, criterion=nn.CrossEntropyLoss, max_epochs=2, train_split=None, verbose=0)
+    pipe = make_pipeline(StandardScaler(), net).fit(X, y)
+    scale = pipe[0].transform
+    wanted = truth.ip(pipe[-1].module_.eval(), nnf.cross_entropy, scale(X), y, scale(X_val), y_val)
+    np.testing.assert_allclose(influence_scores(pipe, X, y, X_val, y_val), wanted, rtol=1e-7)
+    named = influence_scores(pipe, X, y, HeldOut(X_val, y_val))
+    np.testing.assert_array_equal(named, influence_scores(pipe, X, y, X_val, y_val))
+
+
+# --- precision --------------------------------------------------------------------------------------------------------
+
+
+def test_float32_rows_meet_a_float64_net(rows):
+    """A bare module is given its own precision, a skorch net what it would be given in fit."""
+    X, y, X_val, y_val = rows
+    X, X_val = X.astype(np.float32), X_val.astype(np.float32)
+    module = mlp()
+    wanted = truth.ip(module, nnf.cross_entropy, X.astype(np.float64), y, X_val.astype(np.float64), y_val)
+    np.testing.assert_allclose(influence_scores((module, nn.CrossEntropyLoss()), X, y, X_val, y_val), wanted, rtol=1e-8)
+
+
+def test_float64_rows_meet_a_float32_net(rows):
+    X, y, X_val, y_val = rows
+    torch.manual_seed(0)
+    net = skorch.NeuralNetClassifier(
+        lambda: mlp().float(), criterion=nn.CrossEntropyLoss, max_epochs=1, train_split=None, verbose=0
+    ).fit(X.astype(np.float32), y)
+    with pytest.raises(ValueError, match=r"(?s)Sequential fails on these rows.*float32.*X is of float64 \(4,\) a row"):
+        influence_scores(net, X, y, X_val, y_val)
+    found = influence_scores(net, X.astype(np.float32), y, X_val.astype(np.float32), y_val)
+    wrapped = influence_scores(DifferentiableNet(net, dtype="float32"), X, y, X_val, y_val)
+    np.testing.assert_allclose(wrapped, found, rtol=1e-5)
+
+
+# --- what does not fit ------------------------------------------------------------------------------------------------
+
+NOT_FINITE = r"raw outputs are not finite.*\(for a net\) not finite themselves"
+WRONG = {
+    "narrow": (lambda X: X[:, :3], ValueError, r"Sequential fails on these rows.*float64 \(3,\) a row"),
+    "flat": (lambda X: X[:, 0], ValueError, r"Sequential fails on these rows.*float64 \(\) a row"),
+    "integers": (lambda X: X.astype(int), ValueError, r"Sequential fails on these rows.*int64 \(4,\) a row"),
+    "empty": (lambda X: X[:0], ValueError, r"X has no rows: found array with 0 sample"),
+    "none": (lambda X: None, TypeError, "A net takes numbers, got an array of dtype object"),
+    "number": (lambda X: 3.0, TypeError, "X must hold rows, got float"),
+    "strings": (lambda X: X.astype(str), TypeError, r"A net takes numbers, got an array of dtype <U"),
+    "objects": (lambda X: X.astype(object), TypeError, "A net takes numbers, got an array of dtype object"),
+    "sparse": (sp.csr_matrix, TypeError, "A net takes dense rows, got a sparse matrix"),
+    "nan": (lambda X: np.where(X > 1, np.nan, X), ValueError, NOT_FINITE),
+    "infinite": (lambda X: np.where(X > 1, np.inf, X), ValueError, NOT_FINITE),
+    "dict": (lambda X: {"x": X}, TypeError, "Sequential fails on these rows"),
+    "uneven_tuple": (lambda X: (X, X[:3]), ValueError, r"parts of X must have the same number of rows, got \[3, 20\]"),
+    "uneven_dict": (lambda X: {"a": X, "b": X[:3]}, ValueError, r"same number of rows, got \[3, 20\]"),
+    "empty_dict": (lambda X: {}, ValueError, "X has no parts: found an empty dict"),
+    "empty_dataset": (lambda X: Pairs(X[:0]), ValueError, "X has no rows"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_rows_that_do_not_fit(name, rows):
+    make, error, message = WRONG[name]
+    X, y, _, _ = rows
+    with pytest.raises(error, match=f"(?s){message}"):
+        influence_scores((mlp(), nn.CrossEntropyLoss()), make(X), y)
+
+
+@pytest.mark.parametrize("name", ["narrow", "strings", "sparse", "nan", "empty"])
+def test_validation_rows_that_do_not_fit(name, rows):
+    make, error, message = WRONG[name]
+    X, y, X_val, y_val = rows
+    message = message.replace("X has", "In the validation rows: X has")
+    with pytest.raises(error, match=f"(?s){message}"):
+        influence_scores((mlp(), nn.CrossEntropyLoss()), X, y, make(X_val), y_val[:0] if name == "empty" else y_val)
+
+
+WRONG_TARGETS = {
+    "short": (lambda y: y[:-1], ValueError, r"inconsistent numbers of samples: \[20, 19\]"),
+    "long": (lambda y: np.append(y, 0), ValueError, r"inconsistent numbers of samples: \[20, 21\]"),
+    "unknown": (lambda y: y + 1, ValueError, r"labels that the net has no output for: \[3\].*0 to 2"),
+    "negative": (lambda y: y - 5, ValueError, "labels that the net has no output for"),
+    "missing": (lambda y: None, ValueError, "y is None, and X is no Dataset"),
+    "strings": (lambda y: y.astype(str), ValueError, "targets must be numbers, got dtype <U"),
+    "nan": (lambda y: np.where(y == 1, np.nan, y), ValueError, "NaN"),
+    "empty": (lambda y: y[:0], ValueError, "0 sample"),
+    "reals": (lambda y: y + 0.5, TypeError, "loss cannot be had from its outputs and targets alone"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_TARGETS)
+def test_targets_that_do_not_fit(name, rows):
+    make, error, message = WRONG_TARGETS[name]
+    X, y, _, _ = rows
+    with pytest.raises(error, match=f"(?s){message}"):
+        influence_scores((mlp(), nn.CrossEntropyLoss()), X, make(y))
+
+
+def test_regression_targets_of_another_width(rng):
+    X = rng.standard_normal((N, 4))
+    with pytest.raises(ValueError, match=r"y must have 3 target\(s\) a row, as the net puts out; got 2"):
+        influence_scores((mlp(), nn.MSELoss()), X, rng.standard_normal((N, 2)))
+    with pytest.raises(ValueError, match=r"y must have 3 target\(s\) a row, as the net puts out; got 1"):
+        influence_scores((mlp(), nn.MSELoss()), X, rng.standard_normal(N))
+
+
+def test_rows_of_another_length(rng):
+    """Sequences may differ in length from call to call, as long as the net puts out as much for each."""
+    pooled, flat = Words().double(), nn.Conv1d(1, 1, 3).double()
+    X, y = {"tokens": rng.randint(9, size=(N, 6)), "mask": np.ones((N, 6))}, rng.randint(2, size=N)
+    longer = {"tokens": rng.randint(9, size=(N, 8)), "mask": np.ones((N, 8))}
+    found = influence_scores((pooled, nn.CrossEntropyLoss()), X, y, longer, y)
+    np.testing.assert_allclose(found, truth.ip(pooled, nnf.cross_entropy, X, y, longer, y), rtol=1e-8)
+    short, long = rng.standard_normal((N, 1, 6)), rng.standard_normal((N, 1, 8))
+    with pytest.raises(
+        ValueError, match="In the validation rows: Conv1d puts out 6 numbers a row for these rows and 4"
+    ):
+        influence_scores((flat, nn.MSELoss()), short, short[..., :4], long, long[..., :6])
+
+
+def test_a_classifier_has_one_label_a_row(rows):
+    X, y, _, _ = rows
+    torch.manual_seed(0)
+    net = skorch.NeuralNetClassifier(mlp, criterion=nn.CrossEntropyLoss, max_epochs=1, train_split=None, verbose=0)
+    net.fit(X, y)
+    with pytest.raises(ValueError, match=r"one label a row, got an array of shape \(20, 2\)"):
+        influence_scores(net, X, np.column_stack([y, y]))
+    with pytest.raises(ValueError, match=r"labels that the estimator was not fitted with: \[7\]"):
+        influence_scores(net, X, np.where(y == 1, 7, y))
+    with pytest.raises(ValueError, match="at least two classes, got one"):
+        influence_scores(net, X, np.zeros(N, dtype=int))
+
+
+def test_weights_of_another_length(rows):
+    X, y, _, _ = rows
+    with pytest.raises(ValueError, match=r"sample_weight\.shape|inconsistent numbers of samples|sample_weight"):
+        influence_scores((mlp(), nn.CrossEntropyLoss()), X, y, sample_weight=np.ones(N - 1))
+
+
+# --- curators take what nets take -------------------------------------------------------------------------------------
+
+
+def text_net():
+    return skorch.NeuralNetClassifier(Words, criterion=nn.CrossEntropyLoss, max_epochs=1, train_split=None, verbose=0)
+
+
+def test_a_curator_takes_a_dict(words):
+    _, X, y = words
+    X = X | {"mask": X["mask"].astype(np.float32)}
+    curator = InfluenceSelector(text_net(), method="ip", removal_rate=0.2, cv=2, random_state=0)
+    kept, y_kept, _ = curator.fit_curate(X, y)
+    assert {name: len(part) for name, part in kept.items()} == {"tokens": 16, "mask": 16}
+    np.testing.assert_array_equal(kept["tokens"], X["tokens"][curator.support_])
+    np.testing.assert_array_equal(y_kept, y[curator.support_])
+    assert curator.transform(X) is X
+    sliced = SliceDict(**X)
+    np.testing.assert_array_equal(clone(curator).fit(sliced, y).scores_, curator.scores_)
+    with pytest.raises(ValueError, match="parts of X must have the same number of rows"):
+        InfluenceSelector(text_net()).fit(X | {"mask": X["mask"][:-1]}, y)
+
+
+@pytest.mark.parametrize("final", ["final", "given"])
+def test_a_pipeline_takes_a_dict(words, final):
+    _, X, y = words
+    X = X | {"mask": X["mask"].astype(np.float32)}
+    curator = InfluenceSelector("final" if final == "final" else text_net(), method="ip", removal_rate=0.2, cv=2,
+                                random_state=0)  # fmt: skip
+    pipe = Pipeline([("curate", clone(curator)), ("net", text_net())]).fit(X, y)
+    alone = clone(curator).set_params(estimator=text_net()).fit(X, y)
+    np.testing.assert_array_equal(pipe["curate"].scores_, alone.scores_)
+    np.testing.assert_array_equal(pipe.sample_indices_, np.flatnonzero(alone.support_))
+    assert pipe.predict(X).shape == (N,)
+
+
+class Seeing(skorch.NeuralNetClassifier):
+    """Keeps what it was fitted on."""
+
+    def fit(self, X, y=None, sample_weight=None):
+        self.seen_ = X, y, sample_weight
+        return super().fit(X, y)
+
+
+@pytest.mark.parametrize("home", ["pipeline", "curated"])
+def test_weights_follow_the_rows_of_a_dict(words, home):
+    _, X, y = words
+    X = X | {"mask": X["mask"].astype(np.float32)}
+    net = Seeing(Words, criterion=nn.CrossEntropyLoss, max_epochs=1, train_split=None, verbose=0)
+    curator = InfluenceSelector(text_net(), method="ip", removal_rate=0.2, cv=2, random_state=0)
+    # Weights for the net that is fitted last alone: the curator's takes none.
+    weight = np.arange(1.0, N + 1)
+    if home == "pipeline":
+        model = Pipeline([("curate", curator), ("net", net)]).fit(X, y, net__sample_weight=weight)
+        fitted, kept = model["net"], model.sample_indices_
+    else:
+        with config_context(enable_metadata_routing=True):
+            net.set_fit_request(sample_weight=True)
+            model = CuratedClassifier(net, curator.set_fit_request(sample_weight=False)).fit(X, y, sample_weight=weight)
+        fitted, kept = model.estimator_, model.curator_.sample_indices_
+    seen, labels, weights = fitted.seen_
+    assert len(kept) == 16
+    np.testing.assert_array_equal(seen["tokens"], X["tokens"][kept])
+    np.testing.assert_array_equal(labels, y[kept])
+    np.testing.assert_array_equal(weights, weight[kept])
+
+
+def test_a_dataset_brings_a_curator_its_targets(rows):
+    X, y, _, _ = rows
+    net = skorch.NeuralNetClassifier(mlp, criterion=nn.CrossEntropyLoss, max_epochs=1, train_split=None, verbose=0)
+    curator = InfluenceSelector(net, method="ip", removal_rate=0.2, cv=2, random_state=0)
+    wanted = clone(curator).fit(Pairs(X, y), y)
+    own = clone(curator).fit(Pairs(X, y), None)
+    np.testing.assert_array_equal(own.scores_, wanted.scores_)
+    kept, y_kept, _ = clone(curator).fit_curate(Pairs(X, y), None)
+    np.testing.assert_array_equal(y_kept, y[wanted.support_])
+    assert len(kept) == len(y_kept)
+    pipe = Pipeline([("curate", clone(curator)), ("net", clone(net))]).fit(Pairs(X, y))
+    np.testing.assert_array_equal(pipe.sample_indices_, np.flatnonzero(wanted.support_))
+    redrawn = clone(curator).fit_transform(Pairs(X, y))
+    np.testing.assert_array_equal(redrawn.indices, clone(curator).fit_transform(Pairs(X, y), y).indices)
+    with pytest.raises(ValueError, match=r"requires y to be passed.*items that are no pairs \(row, target\)"):
+        clone(curator).fit(Pairs(X), None)
+
+
 def test_a_curator_takes_tensors_and_datasets(rows):
     X, y, _, _ = rows
     net = skorch.NeuralNetClassifier(mlp, criterion=nn.CrossEntropyLoss, max_epochs=1, train_split=None, verbose=0)
