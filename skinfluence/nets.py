@@ -34,7 +34,8 @@ class DifferentiableNet(MetaEstimatorMixin, BaseEstimator):
     parameters : "all", "last_layer", str, list of str or callable, default="all"
         The parameters that gradients are taken in: all that have ``requires_grad``; those of the last module that has
         any; those whose name a regular expression is found in; those named; or those for which ``callable(name,
-        tensor)`` is true. Frozen parameters stay out.
+        tensor)`` is true. Frozen parameters stay out. One that modules share has a name in each of them; any will do,
+        and its gradient is that of all its uses.
     curvature : {"gauss_newton", "hessian"}, default="gauss_newton"
         What methods with an inverse Hessian invert. The Gauss-Newton matrix has no negative curvature.
     weight_decay : "optimizer" or float, default="optimizer"

@@ -108,3 +108,61 @@ def test_shared_parameters_are_counted_once(kind, rng):
     np.testing.assert_allclose(influence_scores(pair, X, y, X[:10], y[:10]), ip, rtol=1e-8, atol=1e-12)
     # Ghost norms layer by layer are wrong here: the uses of a weight must be added before they are squared.
     np.testing.assert_allclose(influence_scores(pair, X, y, method="self_tracin"), norms, rtol=1e-8)
+
+
+class BareTied(Tied):
+    """A head without a bias: its only parameter is the embedding's."""
+
+    def __init__(self):
+        super().__init__()
+        self.out = nn.Linear(5, 9, bias=False)
+        self.out.weight = self.embed.weight
+
+
+class Repeated(nn.Module):
+    """One layer in two places, the last of all among them."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+        self.middle = nn.Linear(4, 4)
+        self.last = self.first
+
+    def forward(self, x):
+        return self.last(torch.tanh(self.middle(torch.tanh(self.first(x)))))
+
+
+SHARED = {
+    "tied": (Tied, "last_layer", ["embed.weight", "out.bias"]),
+    "no_bias": (BareTied, "last_layer", ["embed.weight"]),
+    "repeated": (Repeated, "last_layer", ["first.weight", "first.bias"]),
+    "named": (Tied, ["out.weight"], ["embed.weight"]),
+    "named_twice": (Tied, ["out.weight", "embed.weight", "out.bias"], ["embed.weight", "out.bias"]),
+    "regex": (Tied, r"^out\.", ["embed.weight", "out.bias"]),
+    "first_regex": (Tied, "embed", ["embed.weight"]),
+    "callable": (Tied, lambda name, tensor: name.startswith("out"), ["embed.weight", "out.bias"]),
+}
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_any_name_of_a_shared_parameter_means_the_one_tensor(name, rng):
+    kind, parameters, chosen = SHARED[name]
+    torch.manual_seed(0)
+    module = kind().double()
+    X = rng.standard_normal((20, 4)) if kind is Repeated else rng.randint(1, 9, (20, 5))
+    y = rng.randint(0, 4, 20)
+    asked = DifferentiableNet((module, nn.CrossEntropyLoss()), parameters=parameters)
+    own = dict(module.named_parameters())
+    assert as_model(asked).model.params.size == sum(own[name].numel() for name in chosen)
+    ip, norms = by_rows(module, X, y, chosen)
+    np.testing.assert_allclose(influence_scores(asked, X, y, X[:10], y[:10]), ip, rtol=1e-8, atol=1e-12)
+    np.testing.assert_allclose(influence_scores(asked, X, y, method="self_tracin"), norms, rtol=1e-8)
+
+
+def test_a_frozen_tensor_is_frozen_by_any_of_its_names(rng):
+    module = Tied().double()
+    module.embed.weight.requires_grad_(False)
+    pair = module, nn.CrossEntropyLoss()
+    assert as_model(DifferentiableNet(pair, parameters="last_layer")).model.params.size == 9  # the bias is left
+    with pytest.raises(ValueError, match=r"'out\.weight', which is frozen"):
+        as_model(DifferentiableNet(pair, parameters=["out.weight"]))

@@ -301,27 +301,25 @@ def choose(module: nn.Module, parameters: Any) -> list[str]:
 def _matching(module: nn.Module, free: Mapping[str, Any], every: Mapping[str, Any], parameters: Any) -> list[str]:
     if isinstance(parameters, str) and parameters == "all":
         return list(free)
+    names = _names(module, every)
     if isinstance(parameters, str) and parameters == "last_layer":
-        # The last of the modules, in the order they were registered, that owns parameters itself.
-        owners = [
-            [f"{path}.{own}" if path else own for own, _ in part.named_parameters(recurse=False)]
-            for path, part in module.named_modules()
-        ]
-        return next(names for names in ([n for n in owned if n in free] for owned in reversed(owners)) if names)
+        return _last_layer(module, free, names)
     if isinstance(parameters, str):
         try:
             pattern = re.compile(parameters)
         except re.error as error:
             raise ValueError(f"parameters={parameters!r} is no regular expression: {error}.") from error
-        chosen = [name for name in free if pattern.search(name)]
+        chosen = [name for name in free if any(pattern.search(other) for other in names[name])]
     elif callable(parameters):
-        chosen = [name for name, tensor in free.items() if parameters(name, tensor)]
+        chosen = [name for name, tensor in free.items() if any(parameters(other, tensor) for other in names[name])]
     elif isinstance(parameters, (list, tuple)) and all(isinstance(name, str) for name in parameters):
+        movable = {other for name in free for other in names[name]}
         for name in parameters:
-            if name not in free:
-                why = "is frozen (requires_grad=False)" if name in every else "is none of its parameters"
+            if name not in movable:
+                known = any(name in others for others in names.values())
+                why = "is frozen (requires_grad=False)" if known else "is none of its parameters"
                 raise ValueError(f"parameters names {name!r}, which {why}. Those that can move are {list(free)}.")
-        chosen = [name for name in free if name in set(parameters)]
+        chosen = [name for name in free if not names[name].isdisjoint(parameters)]
     else:
         raise TypeError(
             "parameters must be 'all', 'last_layer', a regular expression, a list of names or a callable(name, "
@@ -330,3 +328,26 @@ def _matching(module: nn.Module, free: Mapping[str, Any], every: Mapping[str, An
     if not chosen:
         raise ValueError(f"parameters={parameters!r} chooses none of {list(free)}.")
     return chosen
+
+
+def _names(module: nn.Module, every: Mapping[str, Any]) -> dict[str, set[str]]:
+    """All names of each parameter, under its first: one that modules share has a name in each of them."""
+    first = {id(tensor): name for name, tensor in every.items()}
+    names: dict[str, set[str]] = {name: set() for name in every}
+    for name, tensor in module.named_parameters(remove_duplicate=False):
+        names[first[id(tensor)]].add(name)
+    return names
+
+
+def _last_layer(module: nn.Module, free: Mapping[str, Any], names: Mapping[str, set[str]]) -> list[str]:
+    """The parameters of the last of the modules, in the order they were registered, that has some of its own.
+
+    Whether another module has them too makes no difference: the weights of a head that is tied to an embedding are its
+    own.
+    """
+    owners = [
+        {f"{path}.{own}" if path else own for own, _ in part.named_parameters(recurse=False)}
+        for path, part in module.named_modules(remove_duplicate=False)
+    ]
+    chosen = ([name for name in free if not names[name].isdisjoint(owned)] for owned in reversed(owners))
+    return next(found for found in chosen if found)
