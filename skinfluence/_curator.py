@@ -14,7 +14,16 @@ from sklearn.utils import check_random_state, check_scalar
 from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted, check_memory, column_or_1d
 
 from ._crossfit import Scored, Table, make_folds, score_table
-from ._fitting import check_labels, default_estimator, find_estimator, find_task, fit_estimator, is_frozen, takes_weight
+from ._fitting import (
+    check_labels,
+    default_estimator,
+    find_estimator,
+    find_task,
+    fit_estimator,
+    is_frozen,
+    refuse_ignored,
+    takes_weight,
+)
 from ._held_out import HeldOut
 from ._parameters import NamedParameters
 from ._rates import check_auto, check_rate
@@ -128,6 +137,8 @@ class Curator(SummaryInHTML, NamedParameters, OneToOneFeatureMixin, TransformerM
         self.task_ = find_task(estimator, y, task)
         self._check_task(held_out, keeps_rows)
         y, codes = self._check_target(y)
+        if codes is not None:
+            refuse_ignored(estimator, self.classes_, codes)
         if estimator is None:
             estimator = default_estimator(self.task_, X)
         table = Table(X, y, check_weights(sample_weight, np.empty((n_samples(X), 1))), sensitive_features)

@@ -16,8 +16,8 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 from sklearn.utils.validation import has_fit_parameter
 
 from ._seeds import seeded, torch_seed
-from .models import can_model
-from .models._fitted import Task
+from .models import can_model, ignored_label
+from .models._fitted import Task, without_ignored
 from .nets import DifferentiableNet
 
 _MOST_CLASSES = 20
@@ -120,6 +120,18 @@ def check_scorable(estimator: Any) -> None:
             "estimator of scikit-learn, an MLP, a skorch net "
             "(or a Pipeline that ends in one), or leave estimator=None for its default; the final model may be of any "
             "kind."
+        )
+
+
+def refuse_ignored(estimator: Any, classes: np.ndarray, codes: np.ndarray) -> None:
+    """Raise if rows have the label that a net's criterion ignores: of no class, they are nothing to curate by."""
+    label = None if estimator is None or classes.dtype.kind not in "iu" else ignored_label(estimator)
+    if label is not None and len(without_ignored(classes, label)) < len(classes):
+        n_ignored = int(np.count_nonzero(classes[codes] == label))
+        raise ValueError(
+            f"y holds {n_ignored} rows with the label {label}, which the criterion of the curator's net ignores "
+            "(ignore_index): they are of no class, and no fit learns from them. Leave them out of X and y. "
+            "influence_scores takes them, and scores them zero."
         )
 
 

@@ -20,6 +20,7 @@ from ._checkpoint import Arrays, Checkpoint, Part
 from ._scores import as_held_out, bind, refuse_groups
 from .methods._refit import Refit, draw_seed, stand_in, warn_of_lost_checkpoints
 from .models import as_model
+from .models._fitted import NO_CLASS
 from .objectives import MeanLoss, resolve_objective
 from .operators import TrainingProblem
 
@@ -306,7 +307,8 @@ def _subsets(problem: TrainingProblem, kept_share: float, n_subsets: int, seed: 
         for _ in range(_MOST_DRAWS):
             subset[:] = False
             subset[rng.permutation(n)[:size]] = True
-            by_class = np.bincount(rows.y[subset], counts[subset], len(classes)) if classes is not None else np.ones(1)
+            chosen = subset & (rows.y != NO_CLASS) if classes is not None else subset
+            by_class = np.bincount(rows.y[chosen], counts[chosen], len(classes)) if classes is not None else np.ones(1)
             if by_class.all():
                 break
         else:

@@ -18,6 +18,7 @@ from .._checkpoint import Arrays, Checkpoint
 from .._progress import progress
 from .._seeds import seeded, torch_seed, unseeded
 from ..models import DifferentiableModel, as_model
+from ..models._fitted import NO_CLASS
 from ..objectives import BoundObjective
 from ..operators import Rows, TrainingProblem
 
@@ -159,7 +160,8 @@ class Refit:
         classes = self.problem.fitted.classes
         if classes is None:
             return
-        counts = np.bincount(self.problem.rows.y, minlength=len(classes))
+        y = self.problem.rows.y
+        counts = np.bincount(y[y != NO_CLASS], minlength=len(classes))
         if (counts == 1).any():
             raise ValueError(
                 f"leave_one_out needs two rows of each class; {classes[counts == 1].tolist()} have one, and leaving "
@@ -298,6 +300,12 @@ def class_codes(problem: TrainingProblem) -> np.ndarray | None:
     """The class of each training row ``(n,)``, or None where targets are numbers."""
     y = problem.rows.y
     if problem.fitted.classes is not None or (problem.loss.link == "softmax" and y.dtype.kind == "i" and y.ndim == 1):
+        n_ignored = np.count_nonzero(y == NO_CLASS)
+        if n_ignored:
+            raise ValueError(
+                f"{n_ignored} rows of y have the label that the net's loss ignores (ignore_index), and this method "
+                "needs a class for each row. Leave them out of X and y: their scores are zero."
+            )
         return y
     return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from inspect import signature
 from typing import Any
 
 from sklearn.pipeline import Pipeline
@@ -92,6 +93,20 @@ def is_net(estimator: Any) -> bool:
         or (cls.__name__ in _MLPS and cls.__module__.startswith("sklearn.neural_network."))
         for cls in type(estimator).__mro__
     )
+
+
+def ignored_label(estimator: Any) -> int | None:
+    """The label whose rows the criterion of a skorch net, fitted or not, ignores; None where there is none."""
+    net = _split(estimator)[1]
+    net = net._fitted_net() if isinstance(net, DifferentiableNet) else net
+    criterion = getattr(net, "criterion", None)
+    if criterion is None or not is_net(net):
+        return None
+    found = vars(net).get("criterion__ignore_index", getattr(criterion, "ignore_index", None))
+    if found is None and callable(criterion):
+        parameter = signature(criterion).parameters.get("ignore_index")
+        found = None if parameter is None or parameter.default is parameter.empty else parameter.default
+    return None if found is None else int(found)
 
 
 def _as_net(estimator: Any) -> FittedModel:

@@ -19,6 +19,8 @@ from ._streams import RowStream
 
 Task = Literal["classification", "regression"]
 
+# The code of a row that is of no class, because the loss ignores it: such a row weighs nothing.
+NO_CLASS = -1
 # What comparing labels takes beside them is for so many rows: a byte or two each, which stay in cache.
 _LABELS_AT_ONCE = 1 << 17
 
@@ -182,6 +184,7 @@ class FittedModel:
         value = spec.value
         if isinstance(value, dict):
             value = {code: value[label] for code, label in enumerate(self.classes.tolist()) if label in value}
+        codes = codes if self.intake is None else codes[codes != NO_CLASS]
         extra = {"sample_weight": sample_weight} if spec.weighted_counts else {}
         weight = compute_class_weight(value, classes=labels, y=codes, **extra)
         if spec.scheme == "rows":
@@ -205,6 +208,12 @@ def encode_targets(y: Any, classes: np.ndarray | None, n_outputs: int, loss: Los
 
 def _as_pairs(table: np.ndarray) -> tuple[tuple[float, float], ...]:
     return tuple((float(a), float(b)) for a, b in table)
+
+
+def without_ignored(classes: np.ndarray, ignored: int) -> np.ndarray:
+    """The labels that are classes: the one that a loss ignores is none, unless a column of the outputs is its."""
+    rest = classes[classes != ignored]
+    return rest if ignored < 0 or np.array_equal(rest, np.arange(len(rest))) else classes
 
 
 def encode_labels(y: np.ndarray, classes: np.ndarray) -> np.ndarray:

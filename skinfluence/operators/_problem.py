@@ -21,6 +21,7 @@ from sklearn.utils.validation import check_consistent_length
 
 from ..models import FittedModel
 from ..models._blocks import n_rows
+from ..models._fitted import NO_CLASS
 from ..models._layers import LayerRows
 from ._dense import dense_hessian
 from ._rows import Rows, check_weights, require_finite
@@ -85,6 +86,8 @@ class TrainingProblem:
     def _check_targets(self, targets: np.ndarray) -> None:
         if self.fitted.classes is None:
             return
+        if self.fitted.intake is not None:
+            targets = targets[targets != NO_CLASS]
         if not (targets != targets[0]).any():
             raise ValueError(
                 f"y must hold at least two classes, got one: {self.fitted.classes[targets[:1]].tolist()}. "

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 from sklearn.datasets import make_classification, make_regression
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.frozen import FrozenEstimator
 from sklearn.neural_network import MLPClassifier, MLPRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import has_fit_parameter
 
 torch = pytest.importorskip("torch")
@@ -17,9 +20,16 @@ skorch = pytest.importorskip("skorch")
 from torch import nn  # noqa: E402
 from torch.nn import functional as nnf  # noqa: E402
 
-from skinfluence import influence_scores  # noqa: E402
+from skinfluence import (  # noqa: E402
+    InfluenceRelabeler,
+    InfluenceReweighter,
+    InfluenceSelector,
+    influence_scores,
+    methods,
+)
 from skinfluence.models import as_model  # noqa: E402
 from skinfluence.nets import DifferentiableNet  # noqa: E402
+from skinfluence.objectives import Utility  # noqa: E402
 
 from . import truth  # noqa: E402
 
@@ -469,6 +479,122 @@ def test_class_weights_where_get_loss_takes_no_plain_outputs():
     net, X, y = fitted(OfNamedShifted, targets=lambda rng, n: codes(rng, n) + 1, module=Named, criterion__weight=WEIGHT)
     with pytest.raises(TypeError, match=r"weights for 3 classes.*are \[1, 2, 3\].*Train the net on labels 0 to 2"):
         influence_scores(net, X, y)
+
+
+# --- rows that the loss ignores ---------------------------------------------------------------------------------------
+
+IGNORED = {
+    "default": (CLASSIFIER, -100, {}),
+    "another": (CLASSIFIER, 7, {"criterion__ignore_index": 7}),
+    "weights": (CLASSIFIER, -100, {"criterion__weight": WEIGHT}),
+    "plain_net": (skorch.NeuralNet, -100, {}),
+}
+
+
+def with_ignored(name, n_ignored=5):
+    """A fitted net, its rows of which some are to be ignored, which those are, and validation rows alike."""
+    kind, label, options = IGNORED[name]
+
+    def targets(rng, n):
+        y = codes(rng, n)
+        y[:n_ignored] = label
+        return y
+
+    net, X, y = fitted(kind, targets=targets, **options)
+    rng = np.random.RandomState(1)
+    return net, X, y, y == label, rng.standard_normal((N_VAL, D)), np.append(codes(rng, N_VAL - 1), label)
+
+
+@pytest.mark.parametrize("objective", ["utility", Utility(loss="mae")])
+@pytest.mark.parametrize("method", ["ip", "self_tracin", "exact", methods.EKFAC(labels="true")], ids=str)
+@pytest.mark.parametrize("name", IGNORED)
+def test_ignored_rows_are_of_no_class_and_score_zero(name, method, objective):
+    net, X, y, ignored, X_val, y_val = with_ignored(name)
+    options = {"method": method, "objective": objective, "random_state": 0}
+    found = influence_scores(net, X, y, X_val, y_val, **options)
+    np.testing.assert_array_equal(found[ignored], 0)
+    # The others score as if those were not there: to the net's loss they are not.
+    close(found[~ignored], influence_scores(net, X[~ignored], y[~ignored], X_val[:-1], y_val[:-1], **options))
+    in_sample = influence_scores(net, X, y, **options)  # by the loss that bears wrong labels, which needs the link
+    close(in_sample[~ignored], influence_scores(net, X[~ignored], y[~ignored], **options))
+    np.testing.assert_array_equal(in_sample[ignored], 0)
+
+
+def test_ignored_rows_of_a_bare_pair_score_zero_too():
+    module, X, y, _, _ = drawn(BARE[0])
+    y[:5] = -100
+    pair = (module, nn.CrossEntropyLoss())
+    found = influence_scores(pair, X, y)
+    np.testing.assert_array_equal(found[:5], 0)
+    close(found[5:], influence_scores(pair, X[5:], y[5:]))
+    assert as_model(pair).loss.link == "softmax"
+
+
+def test_a_sum_counts_the_rows_that_it_ignores():
+    """Their terms are zero, but they are rows of the batch: the loss is by its own mean."""
+    module, X, y, X_val, y_val = drawn(BARE[0])
+    y[:5] = -100
+    found = influence_scores((module, nn.CrossEntropyLoss(reduction="sum")), X, y, X_val, y_val)
+    np.testing.assert_array_equal(found[:5], 0)
+    close(found[5:], influence_scores((module, nn.CrossEntropyLoss()), X[5:], y[5:], X_val, y_val) * (N - 5) / N)
+
+
+def test_classes_are_those_that_are_not_ignored():
+    net, _, _, _, _, _ = with_ignored("weights")
+    assert net.classes_.tolist() == [-100, 0, 1, 2]
+    model = as_model(net)
+    assert model.classes.tolist() == [0, 1, 2]
+    assert model.loss.link == "softmax"
+    assert model.class_weight.value == dict(enumerate(WEIGHT.tolist()))
+
+
+def test_a_class_that_is_ignored_stays_a_class():
+    """It has a column of its own: without it the others' codes would be those of other columns."""
+    net, X, y = fitted(CLASSIFIER, criterion__ignore_index=0)
+    assert as_model(net).classes.tolist() == [0, 1, 2]
+    found = influence_scores(net, X, y)
+    np.testing.assert_array_equal(found[y == 0], 0)
+    assert (found[y != 0] != 0).all()
+
+
+def test_ignored_rows_alone_are_refused():
+    net, X, y, ignored, X_val, y_val = with_ignored("default")
+    with pytest.raises(ValueError, match=r"All labels of y are -100.*nothing to score"):
+        influence_scores(net, X[ignored], y[ignored], X_val, y_val)
+    with pytest.raises(ValueError, match=r"validation rows: All labels of y are -100"):
+        influence_scores(net, X, y, X_val[-1:], y_val[-1:])
+    only = ignored | (y == 1)
+    with pytest.raises(ValueError, match=r"at least two classes, got one: \[1\]"):
+        influence_scores(net, X[only], y[only])
+
+
+@pytest.mark.parametrize("method", ["data_shapley", "knn_shapley"])
+def test_methods_that_need_a_class_for_each_row_refuse_ignored_ones(method):
+    net, X, y, _, X_val, y_val = with_ignored("default")
+    with pytest.raises(ValueError, match=r"5 rows of y have the label that the net's loss ignores.*Leave them out"):
+        influence_scores(net, X, y, X_val[:-1], y_val[:-1], method=method, random_state=0)
+
+
+@pytest.mark.parametrize("wrapped", ["plain", "wrapped", "pipeline", "instance", "frozen"])
+@pytest.mark.parametrize("curator", [InfluenceSelector, InfluenceReweighter, InfluenceRelabeler])
+def test_curators_refuse_ignored_rows_before_anything_is_fitted(curator, wrapped):
+    net, X, y, _, _, _ = with_ignored("default")
+    plain = skorch_net(CLASSIFIER, Body, nn.CrossEntropyLoss() if wrapped == "instance" else CE)
+    made = {
+        "wrapped": lambda: DifferentiableNet(plain),
+        "pipeline": lambda: make_pipeline(StandardScaler(), plain),
+        "frozen": lambda: FrozenEstimator(net),
+    }.get(wrapped, lambda: plain)()
+    with pytest.raises(ValueError, match=r"5 rows with the label -100.*Leave them out of X and y"):
+        curator(made, method="ip", random_state=0).fit(X, y)
+    assert not getattr(plain, "initialized_", False)
+
+
+def test_curators_take_labels_that_another_index_leaves_alone():
+    _, X, y = fitted(CLASSIFIER)
+    for options in ({}, {"criterion__ignore_index": 9}, {"criterion__ignore_index": 0}):
+        net = skorch_net(CLASSIFIER, Body, CE, **options)
+        assert InfluenceSelector(net, method="ip", cv=2, random_state=0).fit(X, y).scores_.shape == (N,)
 
 
 def test_a_batch_that_is_summed_scales_the_weight_decay():

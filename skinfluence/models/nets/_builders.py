@@ -14,10 +14,10 @@ from torch.nn import functional as nnf
 
 from ... import curves
 from ...losses import DevianceLoss, Link, Loss, MarginLoss, ResidualLoss, SoftmaxLoss
-from .._fitted import ClassWeight, FittedModel, Penalty, Task
+from .._fitted import ClassWeight, FittedModel, Penalty, Task, without_ignored
 from ._engines import ENGINES
 from ._intake import MLPIntake, NetIntake, Penalised, in_its_own
-from ._losses import NetLoss, RowLoss
+from ._losses import NetLoss, RowLoss, ignored_label
 from ._model import NetModel
 from ._net import Net, uncompiled
 from ._probe import State
@@ -145,7 +145,9 @@ def _read(estimator: Any, criterion: Any) -> tuple[Task, np.ndarray | None, np.n
             meaning = Meaning("softmax", _log, _unlog)
         if found is None:
             return "classification", None, None, meaning
-        classes = np.asarray(found)
+        classes, ignored = np.asarray(found), ignored_label(criterion)
+        if ignored is not None and classes.dtype.kind in "iu":
+            classes = without_ignored(classes, ignored)
         if not np.array_equal(classes, np.arange(len(classes))):  # a class is no column
             meaning = replace(meaning, link=None)
         return "classification", classes, classes, meaning

@@ -14,8 +14,8 @@ from sklearn.utils.validation import check_array, validate_data
 from torch import nn
 
 from ...losses import Loss
-from .._fitted import encode_labels, encode_targets
-from ._losses import NetLoss
+from .._fitted import NO_CLASS, encode_labels, encode_targets
+from ._losses import NetLoss, ignored_label
 from ._model import NetModel
 from ._net import Net
 from ._probe import look_at_others
@@ -69,7 +69,7 @@ class NetIntake:
                     f"A classifier's y has one label a row, got an array of shape {np.shape(y)}. Nets with several "
                     "labels a row are wrapped in skorch.NeuralNet, or given as (module, loss)."
                 )
-            return encode_labels(column_or_1d(y), self.classes)
+            return self._codes(column_or_1d(y), self.classes)
         y = check_array(y, ensure_2d=False, allow_nd=True, dtype=None, input_name="y")
         if y.dtype.kind not in "fiub":
             raise ValueError(f"A net's targets must be numbers, got dtype {y.dtype}.")
@@ -78,8 +78,10 @@ class NetIntake:
             self._note(self.model.n_outputs == 1 and y.size == len(y))
             return (y.reshape(-1) if self.loss.coded else y).astype(np.int64)
         if y.dtype.kind in "iub" and link != "identity" and link != "sigmoid" and link != "exp":
-            self._note(link is not None and y.ndim == 1 and self._known(y))
-            return y.astype(np.int64)
+            if link is None or y.ndim > 1:
+                self._note(False)
+                return y.astype(np.int64)
+            return self._classes(y.astype(np.int64))
         self._note(False)
         y = y.astype(np.float64)
         y = y.reshape(-1, 1) if y.ndim == 1 and single else y
@@ -92,22 +94,49 @@ class NetIntake:
     def _note(self, coded: bool) -> None:
         self.loss.coded = self.loss.coded and coded
 
-    def _known(self, y: np.ndarray) -> bool:
-        """Whether all targets are classes; those that are neither classes nor to be ignored raise."""
+    def _codes(self, y: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        """The code of each label, `NO_CLASS` for those that the loss ignores."""
+        ignored = ignored_label(self.loss.rowwise.criterion)
+        if ignored is None or ignored in classes or y.dtype.kind not in "iuf":
+            return encode_labels(y, classes)
+        of_none = y == ignored
+        self._note_ignored(of_none, ignored)
+        codes = np.full(len(y), NO_CLASS)
+        codes[~of_none] = encode_labels(y[~of_none], classes)
+        return codes
+
+    def _note_ignored(self, of_none: np.ndarray, ignored: int) -> None:
+        if of_none.all():
+            raise ValueError(
+                f"All labels of y are {ignored}, which the net's loss ignores (ignore_index): there is nothing to "
+                "score."
+            )
+        if of_none.any():
+            self.loss.ignored = ignored
+
+    def _classes(self, y: np.ndarray) -> np.ndarray:
+        """The targets, which are columns of the outputs, `NO_CLASS` for those to be ignored; others raise."""
         n_classes = self.model.structure.shapes[0][0] if self.model.structure.shapes[0] else 1
         known = (y >= 0) & (y < n_classes)
-        ignored = y == getattr(self.loss.rowwise.criterion, "ignore_index", None)
-        if isinstance(self.loss.rowwise.criterion, (nn.CrossEntropyLoss, nn.NLLLoss)) and not (known | ignored).all():
-            strange = np.unique(y[~(known | ignored)])[:5].tolist()
+        criterion = self.loss.rowwise.criterion
+        of_none = ~known & (y == getattr(criterion, "ignore_index", None))
+        if not (known | of_none).all():
+            strange = np.unique(y[~(known | of_none)])[:5].tolist()
             raise ValueError(
                 f"y holds labels that the net has no output for: {strange}. Its {n_classes} classes are 0 to "
                 f"{n_classes - 1}."
             )
-        return bool(known.all())
+        ignored = ignored_label(criterion)
+        if ignored is None:
+            self._note(not of_none.any())
+            return y
+        self._note_ignored(of_none, ignored)
+        return np.where(of_none, NO_CLASS, y)
 
     def row_weight(self, targets: np.ndarray) -> np.ndarray | None:
         if self.by_class:
-            return None
+            counted = targets != NO_CLASS
+            return None if counted.all() else counted.astype(np.float64)
         return self.loss.rowwise.shares(self.loss.targets(targets))
 
     def verify(self, rows: NetRows, targets: np.ndarray) -> None:

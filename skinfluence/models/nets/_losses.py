@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ...losses import Link
+from .._fitted import NO_CLASS
 from ._engines import batch_rows, take_row
 from ._model import NetModel, as_numpy
 
@@ -19,6 +20,12 @@ Ask = Callable[[Any, Any, torch.Tensor], torch.Tensor]
 
 _NO_CURVATURE = (nn.L1Loss, nn.HingeEmbeddingLoss, nn.MarginRankingLoss)
 _TOLERANCE = 1e-3
+
+
+def ignored_label(criterion: Any) -> int | None:
+    """The label whose rows the criterion leaves out of its mean; None where there is none, or no mean."""
+    knows = isinstance(criterion, (nn.CrossEntropyLoss, nn.NLLLoss)) and criterion.reduction == "mean"
+    return int(criterion.ignore_index) if knows else None
 
 
 class RowLoss:
@@ -189,6 +196,7 @@ class NetLoss:
     ) -> None:
         self.rowwise, self.model, self.labels, self.from_raw = rowwise, model, labels, from_raw
         self.coded = True
+        self.ignored: int | None = None  # what `NO_CLASS` stands for, once there were such rows
         self._link = link
 
     @property
@@ -233,6 +241,8 @@ class NetLoss:
         values = y if self.labels is None or y.dtype.kind == "f" else self.labels[y]
         if values.dtype.kind in "iub":
             values = values.astype(np.int64)
+            if self.ignored is not None and y.ndim == 1:
+                values[y == NO_CLASS] = self.ignored
         tensor = torch.from_numpy(np.require(values, requirements=["C", "W"]))
         if tensor.is_floating_point():
             tensor = tensor.to(torch.float64 if self.model.net.dtype == torch.float64 else torch.float32)
