@@ -15,7 +15,7 @@ from torch import nn  # noqa: E402
 from skinfluence import influence_scores  # noqa: E402
 from skinfluence.methods import IPEnsemble  # noqa: E402
 from skinfluence.models import as_model  # noqa: E402
-from skinfluence.models.nets._model import _is_out_of_memory  # noqa: E402
+from skinfluence.models.nets._memory import is_out_of_memory  # noqa: E402
 from skinfluence.nets import DifferentiableNet  # noqa: E402
 
 from .cases import CASES  # noqa: E402
@@ -201,7 +201,7 @@ def test_out_of_memory_is_known_by_what_torch_says(said, rng):
 def test_what_torch_says_here_where_memory_runs_out():
     with pytest.raises((RuntimeError, MemoryError)) as caught:
         torch.empty(10**15)
-    assert _is_out_of_memory(caught.value)
+    assert is_out_of_memory(caught.value)
 
 
 def test_other_errors_are_not_taken_for_it(rng):

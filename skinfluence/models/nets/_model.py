@@ -13,15 +13,13 @@ from .._layers import LayerRows
 from .._protocol import Cotangents, TangentCotangents
 from ._engines import forward_graph, jacobians, rows_within, written_out
 from ._ghost import Plan, layer_rows, make_plan
+from ._memory import is_out_of_memory
 from ._net import Net, Structure, Tensors, as_leaves
 from ._probe import MOST_ROWS, State, can_pull_duals, can_vmap, engine_of, find_engine, look_at, spread, tolerance_of
 from ._row_gradients import row_gradients_by_loop, squared_norms
 from ._rows import NetRows
 from ._states import state_vector
 
-# What torch says in a plain RuntimeError: for a processor's memory on Linux and macOS, and on Windows; for Apple's GPU,
-# and where the CUDA driver finds it out before torch does.
-_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 _NO_SECOND = "torch has no second derivative of {}: {}. Use curvature='gauss_newton', which needs none."
 
 
@@ -150,7 +148,7 @@ class NetModel:
             try:
                 return self._push_and_pull(rows, v, cotangents)
             except RuntimeError as error:  # rows may go another way through the module than the few that were probed
-                if _is_out_of_memory(error):
+                if is_out_of_memory(error):
                     raise
                 self.state.one_pass = False
         (F,), (T,) = self.outputs_and_jvps(rows, [self._params], [v])
@@ -244,7 +242,7 @@ class NetModel:
         try:
             return self._summed(rows, work)
         except RuntimeError as error:
-            if _is_out_of_memory(error):
+            if is_out_of_memory(error):
                 raise
             raise TypeError(_NO_SECOND.format(self.net.name, error)) from error
 
@@ -382,7 +380,7 @@ class NetModel:
                 with self.net.still(), torch.enable_grad():
                     result = work(rows[at].batch(self.net.device, self.net.cast), at)
             except (RuntimeError, MemoryError) as error:
-                if not _is_out_of_memory(error) or size == 1:
+                if not is_out_of_memory(error) or size == 1:
                     raise
                 self.state.block_rows = size // 2
             else:
@@ -391,11 +389,6 @@ class NetModel:
                 continue
             if self.net.device.type == "cuda":  # here, where the error no longer holds what was computed
                 torch.cuda.empty_cache()
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    known = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
-    return isinstance(error, (known, MemoryError)) or any(said in str(error) for said in _OUT_OF_MEMORY)
 
 
 def as_numpy(tensor: torch.Tensor) -> np.ndarray:
