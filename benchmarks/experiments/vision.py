@@ -20,7 +20,10 @@ rows with true labels, as the paper does; "cross-fitted" has no true label at al
 scored by a model of the other four fifths, under a loss that bears wrong labels. The per-row loss is that of the fitted
 model in the first, and out of fold in the second. cleanlab removes what it takes for wrong, or the 5 % of lowest
 normalised margin. "exact, auto" removes the rows with a negative score. "tracin" and "tda" of the head have checkpoints
-after 2, 5 and 10 iterations of its fit, which is L-BFGS, and the end. AUROC and AP take low scores for wrong labels.
+after 2, 5 and 10 iterations of its fit, which is L-BFGS, and the end. Self-LiSSA is left out: it solves a system for
+each training row. The nets have neither cleanlab, whose folds would train each five times more, nor sweeps; and of the
+pretrained one, where a score takes a minute, only the methods that need nothing but gradients were run, and only on
+"worst". AUROC and AP take low scores for wrong labels.
 """
 
 from __future__ import annotations
