@@ -9,7 +9,8 @@ import numpy as np
 from ._crossfit import Scored, Table
 from ._curator import Curator
 from ._rates import n_chosen
-from ._rows import take_rows
+from ._rows import is_dataset, take_rows
+from .models._fitted import Task
 
 
 class InfluenceRelabeler(Curator):
@@ -166,6 +167,23 @@ class InfluenceRelabeler(Curator):
         self.y_ = _replaced(table.y, self.relabeled_, self.classes_[new])
         self.support_ = np.ones(len(codes), dtype=bool)
         self.sample_weight_ = table.sample_weight
+
+    def fit_curate(
+        self, X: Any, y: Any, *, following: Any = None, task: Task | None = None, **fit_params: Any
+    ) -> tuple[Any, Any, np.ndarray | None]:
+        """As in `InfluenceSelector`, but not of a torch Dataset.
+
+        Raises
+        ------
+        TypeError
+            If X is a torch Dataset: nets are trained on the targets that it brings, and not on new ones.
+        """
+        if is_dataset(X):
+            raise TypeError(
+                "InfluenceRelabeler changes y, but a net that is given a torch Dataset is trained on the targets that "
+                "the Dataset brings, whatever y is. Give the rows as an array or a dict of arrays, and y beside it."
+            )
+        return super().fit_curate(X, y, following=following, task=task, **fit_params)
 
     def _curated(self, X: Any, y: Any) -> tuple[Any, Any, np.ndarray | None]:
         return take_rows(X, self.sample_indices_), self.y_, None

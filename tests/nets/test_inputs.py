@@ -14,11 +14,19 @@ from sklearn.base import clone  # noqa: E402
 from sklearn.neural_network import MLPClassifier  # noqa: E402
 from sklearn.pipeline import make_pipeline  # noqa: E402
 from sklearn.preprocessing import StandardScaler  # noqa: E402
+from skorch import NeuralNetClassifier  # noqa: E402
 from skorch.helper import SliceDict  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional as nnf  # noqa: E402
 
-from skinfluence import CuratedClassifier, HeldOut, InfluenceSelector, Pipeline, influence_scores  # noqa: E402
+from skinfluence import (  # noqa: E402
+    CuratedClassifier,
+    HeldOut,
+    InfluenceRelabeler,
+    InfluenceSelector,
+    Pipeline,
+    influence_scores,
+)
 from skinfluence.nets import DifferentiableNet  # noqa: E402
 
 from . import truth  # noqa: E402
@@ -171,6 +179,14 @@ def test_a_dataset_brings_its_targets(rows):
     np.testing.assert_allclose(
         influence_scores(pair, half, None, X_val, y_val), influence_scores(pair, X[:10], y[:10], X_val, y_val)
     )
+
+
+def test_labels_are_not_changed_where_a_dataset_has_its_own(rows):
+    X, y, _, _ = rows
+    net = NeuralNetClassifier(mlp(), criterion=nn.CrossEntropyLoss, train_split=None, max_epochs=1, verbose=0)
+    curated = CuratedClassifier(net, curator=InfluenceRelabeler(net, cv=2))
+    with pytest.raises(TypeError, match=r"trained on the targets that the Dataset brings.*array or a dict of arrays"):
+        curated.fit(Pairs(X, y), y)
 
 
 # --- inputs by name and by place --------------------------------------------------------------------------------------
