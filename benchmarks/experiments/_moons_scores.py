@@ -28,7 +28,7 @@ SCORED: dict[str, tuple[str, Any]] = {
     "ip_ensemble": ("gauss_newton", "ip_ensemble"),
     "ip_ensemble, 100 members": ("gauss_newton", IPEnsemble(100)),
     "tracin": ("gauss_newton", "tracin"),
-    "gex": ("gauss_newton", GEX(n_steps=200, lr=0.01, batch_size=32)),
+    "gex": ("gauss_newton", GEX(n_steps=100, lr=0.01, batch_size=32)),
     "exact, Hessian": ("hessian", "exact"),
     "exact, Hessian, λ = 0.1": ("hessian", Exact(0.1)),
     "exact, GN": ("gauss_newton", "exact"),
@@ -41,7 +41,7 @@ SCORED: dict[str, tuple[str, Any]] = {
     "tda": ("gauss_newton", "tda"),
     "trak": ("gauss_newton", "trak"),
     "self_tracin": ("gauss_newton", "self_tracin"),
-    "self_lissa, λ = 0.1": ("gauss_newton", SelfLiSSA(damping=0.1, depth=100)),
+    "self_lissa, λ = 0.1": ("gauss_newton", SelfLiSSA(damping=0.1, depth=50)),
     "knn_shapley": ("gauss_newton", "knn_shapley"),
 }
 #: Of these the sign means nothing.

@@ -14,8 +14,8 @@ named; λ is a damping that was named. "Hessian" is the true one, "GN" the Gauss
 curvature and is what the remaining methods invert or approximate.
 
 Checkpoints for "tracin" and "tda" are ten, evenly spaced over the run; TracIn's weights know the learning rate and not
-how Adam scales. GEX makes 200 steps of 32 rows at a rate of 0.01, where its default would make 800 of 128, and
-Self-LiSSA 100 steps at λ = 0.1 in the place of 1,000: at their defaults these two would take more time than all others
+how Adam scales. GEX makes 100 steps of 32 rows at a rate of 0.01, where its default would make 800 of 128, and
+Self-LiSSA 50 steps at λ = 0.1 in the place of 1,000: at their defaults these two would take more time than all others
 together. Methods that refit the net (leave one out, Data and Beta Shapley) are left out for their time. "knn_shapley"
 does not look at the net. "cleanlab" has out-of-fold probabilities of the net, of three folds: with two classes its
 label quality ranks the rows as the out-of-fold loss does, and in the place of a sign stand the rows that its
