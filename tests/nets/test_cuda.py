@@ -51,7 +51,8 @@ def test_an_engine_is_right_or_says_that_it_cannot(case, engine):
     try:
         found = model.jvp(X, v)
     except TypeError as error:
-        assert f"cannot be differentiated by '{engine}'" in str(error)
+        if f"cannot be differentiated by '{engine}'" not in str(error):
+            raise
         # A kernel of the device may lack a derivative that the processor's has; the last engine needs none but the
         # first derivative.
         assert engine != "row_loop"
