@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, TensorDataset
 
 from ._nets import ALL, HEAD_WEIGHT, PRODUCTS, NetCase, math_attention, matrices, validation_gradient
 
@@ -77,10 +77,18 @@ def _tracin_cp(case: NetCase, batch: int, folder: str, layers: list[str] | None,
     path = Path(folder) / "checkpoint.pt"
     torch.save(case.module.state_dict(), path)
     return TracInCP(
-        copy.deepcopy(case.module), TensorDataset(case.X, case.y), [str(path)], _load, layers=layers,
+        copy.deepcopy(case.module), _batches(case.X, case.y, batch), [str(path)], _load, layers=layers,
         loss_fn=case.summed_loss() if sample_wise else _flat_losses(case), batch_size=batch,
         sample_wise_grads_per_batch=sample_wise,
     )  # fmt: skip
+
+
+def _batches(X: torch.Tensor, y: torch.Tensor, batch: int) -> DataLoader:
+    """Rows in batches; on a device each batch is taken whole, for rows put together there one by one take long."""
+    rows = TensorDataset(X, y)
+    if X.device.type == "cpu":
+        return DataLoader(rows, batch_size=batch)
+    return DataLoader(rows, sampler=BatchSampler(SequentialSampler(rows), batch, drop_last=False), batch_size=None)
 
 
 def _load(module: torch.nn.Module, path: str) -> float:
@@ -97,7 +105,7 @@ def captum(case: NetCase, batch: int, *, sample_wise: bool) -> torch.Tensor:
     layers = matrices(case.module) if sample_wise else None
     with tempfile.TemporaryDirectory() as folder:
         made = _tracin_cp(case, batch, folder, layers, sample_wise)
-        validation = DataLoader(TensorDataset(case.X_val, case.y_val), batch_size=batch)
+        validation = _batches(case.X_val, case.y_val, batch)
         return made.influence(validation, aggregate=True)[0] / (len(case.X_val) * case.n)
 
 
@@ -180,14 +188,21 @@ def _analyzer(case: NetCase, folder: str) -> Any:
 
     task = Loss()
     module = prepare_model(copy.deepcopy(case.module), task)
-    return Analyzer("benchmark", module, task, cpu=True, disable_tqdm=True, output_dir=folder)
+    on_processor = case.X.device.type == "cpu"
+    return Analyzer("benchmark", module, task, cpu=on_processor, disable_tqdm=True, output_dir=folder)
+
+
+def _rows(case: NetCase) -> tuple[TensorDataset, TensorDataset]:
+    """Training and validation rows, from where kronfluence loads them."""
+    parts = [part.cpu() for part in (case.X, case.y, case.X_val, case.y_val)]
+    return TensorDataset(*parts[:2]), TensorDataset(*parts[2:])
 
 
 def kronfluence(case: NetCase, batch: int, *, strategy: str = "identity", empirical: bool = False) -> torch.Tensor:
     """Scores of one strategy; the factors of EKFAC are fitted on all training rows."""
     from kronfluence.arguments import FactorArguments, ScoreArguments
 
-    training, validation = TensorDataset(case.X, case.y), TensorDataset(case.X_val, case.y_val)
+    training, validation = _rows(case)
     with tempfile.TemporaryDirectory() as folder:
         analyzer = _analyzer(case, folder)
         arguments = FactorArguments(strategy=strategy, use_empirical_fisher=empirical)
@@ -205,7 +220,7 @@ def kronfluence(case: NetCase, batch: int, *, strategy: str = "identity", empiri
 def kronfluence_self(case: NetCase, batch: int) -> torch.Tensor:
     from kronfluence.arguments import FactorArguments
 
-    training = TensorDataset(case.X, case.y)
+    training, _ = _rows(case)
     with tempfile.TemporaryDirectory() as folder:
         analyzer = _analyzer(case, folder)
         arguments = FactorArguments(strategy="identity")
@@ -294,3 +309,11 @@ PEERS = (
         "pyDVL EkfacInfluence", "pydvl.influence.torch", lambda c, b: pydvl_ekfac(c, b, DAMPING), kind="ekfac",
     ),
 )  # fmt: skip
+
+#: Labels of those that can be asked for a net on an accelerator.
+ON_DEVICES = (
+    "captum TracInCP, by batch",
+    "kronfluence, identity",
+    "captum self-influence, by batch",
+    "kronfluence self-influence",
+)

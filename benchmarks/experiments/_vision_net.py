@@ -1,5 +1,5 @@
-"""Nets trained on images of CIFAR-10 with human labels, all of their parameters scored: small ones from scratch, and a
-pretrained one fine-tuned.
+"""Nets trained on images of CIFAR-10 with human labels, all of their parameters scored: from scratch, and a pretrained
+one fine-tuned.
 """
 
 from __future__ import annotations
@@ -13,13 +13,28 @@ from typing import Any
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
 
 from skinfluence import influence_scores
 from skinfluence.methods import CG, GEX, TRAK, Arnoldi, LiSSA
 
 from . import _vision_data, _vision_features
 from ._vision_data import Home, Split
-from ._vision_linear import ENSEMBLE, LOSS, NONE, ORACLE, RANDOM, RATE, TRUSTED, detection, lowest_removed, row_loss
+from ._vision_linear import (
+    CLEANLAB,
+    CLEANLAB_5,
+    CROSS,
+    ENSEMBLE,
+    LOSS,
+    NONE,
+    ORACLE,
+    RANDOM,
+    RATE,
+    TRUSTED,
+    detection,
+    lowest_removed,
+    row_loss,
+)
 
 #: The others follow from the name alone; these are cut down to a few times the cost of the rest.
 CUT = {
@@ -165,6 +180,8 @@ def with_fitted_head(net: Any, X: np.ndarray, y: np.ndarray) -> Any:
 
 PRETRAINED = "EfficientNet"
 NETS: dict[str, Callable[[], Any]] = {"ResNet": resnet, "MLP-Mixer": mixer, PRETRAINED: pretrained}
+#: The net for all images, which is trained in a way of its own.
+LARGE = "ResNet-9"
 
 
 def fit_net(name: str, X: np.ndarray, y: np.ndarray, seed: int, sizes: NetSizes) -> Any:
@@ -178,6 +195,11 @@ def fit_net(name: str, X: np.ndarray, y: np.ndarray, seed: int, sizes: NetSizes)
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     device = sizes.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if name == LARGE:
+        from . import _vision_large
+
+        every = min(sizes.every, sizes.epochs)
+        return _vision_large.make_net(len(y), sizes.epochs, sizes.batch, sizes.lr, every, device).fit(X, y)
     net = NETS[name]()
     if name == PRETRAINED:
         with_fitted_head(net, X, y)
@@ -199,19 +221,10 @@ def one_seed(net: str, noise: str, seed: int, data_home: Home, sizes: NetSizes) 
     fitted = fit_net(net, split.X, split.y, seed, sizes)
     common = {"part": net, "noise": noise, "protocol": TRUSTED, "seed": seed, "rows": len(split.y)}
     common |= {"fit_seconds": time.perf_counter() - began, "wrong": split.wrong.mean()}
-
-    everything = _right(fitted, split)
+    judge = Judge(net, split, seed, sizes, fitted)
     training = float(np.mean(fitted.predict(split.X) == split.y))
-    rows = [common | {"method": NONE, "accuracy": everything.mean(), "training_accuracy": training, "removed": 0.0}]
-
-    outcomes = {NONE: everything}
-
-    def refitted(method: str, keep: np.ndarray) -> dict[str, Any]:
-        outcomes[method] = right = _right(fit_net(net, split.X[keep], split.y[keep], seed, sizes), split)
-        found = {"accuracy": right.mean(), "apart": (right != everything).mean()}
-        return found | {"removed": 1 - keep.mean(), "hit": split.wrong[~keep].mean()}
-
-    rows.append(common | {"method": ORACLE} | refitted(ORACLE, ~split.wrong))
+    none = {"method": NONE, "accuracy": judge.outcomes[NONE].mean(), "training_accuracy": training, "removed": 0.0}
+    rows = [common | none, common | {"method": ORACLE} | judge.of(ORACLE, ~split.wrong)]
     for method, score in scorers(split, fitted, seed, sizes.methods).items():
         began = time.perf_counter()
         row = common | {"method": method}
@@ -225,16 +238,63 @@ def one_seed(net: str, noise: str, seed: int, data_home: Home, sizes: NetSizes) 
             print(net, noise, seed, method, "refused:", error, flush=True)
             continue
         row["seconds"] = time.perf_counter() - began
-        row |= refitted(method, lowest_removed(scores, RATE)) | detection(scores, split.wrong)
+        row |= judge.of(method, lowest_removed(scores, RATE)) | detection(scores, split.wrong)
         print(net, noise, seed, method, f"{row['seconds']:.1f} s {row['accuracy']:.4f} {row['auroc']:.3f}", flush=True)
+    outcomes = judge.outcomes
     for row in rows:
         if row["method"] in outcomes and ENSEMBLE in outcomes:
             row["apart_ensemble"] = (outcomes[row["method"]] != outcomes[ENSEMBLE]).mean()
     return rows
 
 
-def _right(net: Any, split: Split) -> np.ndarray:
-    return net.predict(split.X_test) == split.y_test
+class Judge:
+    """Trains a net again on the rows kept, from the same start, and tests it; ``outcomes`` is on which test rows each
+    method's net was right.
+    """
+
+    def __init__(self, net: str, split: Split, seed: int, sizes: NetSizes, fitted: Any) -> None:
+        self.net, self.split, self.seed, self.sizes = net, split, seed, sizes
+        self.outcomes = {NONE: self._right(fitted)}
+
+    def of(self, method: str, keep: np.ndarray) -> dict[str, Any]:
+        """Accuracy, how it is ``apart`` from that of all rows, and share of rows removed and of wrong ones therein."""
+        split = self.split
+        right = self._right(fit_net(self.net, split.X[keep], split.y[keep], self.seed, self.sizes))
+        self.outcomes[method] = right
+        found = {"accuracy": right.mean(), "apart": (right != self.outcomes[NONE]).mean()}
+        return found | {"removed": 1 - keep.mean(), "hit": split.wrong[~keep].mean()}
+
+    def _right(self, net: Any) -> np.ndarray:
+        found: np.ndarray = net.predict(self.split.X_test) == self.split.y_test
+        return found
+
+
+def folds(net: str, noise: str, seed: int, data_home: Home, sizes: NetSizes) -> list[dict[str, Any]]:
+    """What the per-row loss and cleanlab do, with the probabilities that nets of five folds give to rows left out."""
+    from cleanlab.filter import find_label_issues
+    from cleanlab.rank import get_label_quality_scores
+
+    split = draw(noise, seed, data_home, sizes)
+    judge = Judge(net, split, seed, sizes, fit_net(net, split.X, split.y, seed, sizes))
+    began = time.perf_counter()
+    probabilities = np.empty((len(split.y), 10))
+    for train, test in StratifiedKFold(5, shuffle=True, random_state=seed).split(split.y, split.y):
+        fold = fit_net(net, split.X[train], split.y[train], seed, sizes)
+        probabilities[test] = softmax(fold.forward(split.X[test]).cpu().numpy())
+    seconds = time.perf_counter() - began
+    quality = get_label_quality_scores(split.y, probabilities, method="normalized_margin")
+    loss = -row_loss(probabilities, split.y)
+    scored = {
+        LOSS: (loss, lowest_removed(loss, RATE)),
+        CLEANLAB_5: (quality, lowest_removed(quality, RATE)),
+        CLEANLAB: (quality, ~find_label_issues(split.y, probabilities, n_jobs=1)),
+    }
+    common = {"part": net, "noise": noise, "protocol": CROSS, "seed": seed, "rows": len(split.y), "seconds": seconds}
+    rows = []
+    for method, (scores, keep) in scored.items():
+        rows.append(common | {"method": method} | judge.of(method, keep) | detection(scores, split.wrong))
+        print(net, noise, seed, CROSS, method, f"{rows[-1]['accuracy']:.4f} {rows[-1]['auroc']:.3f}", flush=True)
+    return rows
 
 
 def scorers(split: Split, net: Any, seed: int, methods: tuple[str, ...]) -> dict[str, Callable[[], np.ndarray]]:

@@ -14,6 +14,8 @@ from ._vision_linear import Sizes
 from ._vision_net import NetSizes
 
 LINEAR = "linear"
+#: What a net's part is called in which the baselines are that train on folds.
+FOLDS = ", folds"
 Part = tuple[str, str, int]
 Runs = tuple[tuple[str, ...], range]
 """Kinds of noise, and seeds."""
@@ -22,9 +24,15 @@ AllSizes = tuple[Sizes, Mapping[str, NetSizes]]
 
 
 def parts(linear_seeds: range, nets: Mapping[str, Runs]) -> list[Part]:
-    """(linear head or net, noise, seed) of every part."""
+    """(linear head, net, or net with `FOLDS` after its name; noise; seed) of every part."""
     found = [(LINEAR, noise, seed) for seed in linear_seeds for noise in NOISES]
-    return found + [(net, noise, seed) for net, (noises, seeds) in nets.items() for seed in seeds for noise in noises]
+    return found + [
+        (f"{net}{kind}", noise, seed)
+        for net, (noises, seeds) in nets.items()
+        for kind in ("", FOLDS)
+        for seed in seeds
+        for noise in noises
+    ]
 
 
 def compute(part: Part, data_home: Home, sizes: AllSizes) -> list[dict[str, Any]]:
@@ -34,7 +42,9 @@ def compute(part: Part, data_home: Home, sizes: AllSizes) -> list[dict[str, Any]
     if name == LINEAR:
         rows = _vision_linear.one_seed(noise, seed, data_home, sizes[0])
     else:
-        rows = _vision_net.one_seed(name, noise, seed, data_home, sizes[1][name])
+        net = name.removesuffix(FOLDS)
+        work = _vision_net.one_seed if net == name else _vision_net.folds
+        rows = work(net, noise, seed, data_home, sizes[1][net])
     rows[0]["part_seconds"] = time.perf_counter() - began
     return rows
 
@@ -45,5 +55,5 @@ def stored_or_computed(part: Part, data_home: Home, sizes: AllSizes) -> list[dic
     return Parts(_vision_features.cache_folder() / "vision").rows(
         f"{name}-{noise}-{seed}",
         lambda: compute(part, data_home, sizes),
-        settings=asdict(sizes[0] if name == LINEAR else sizes[1][name]),
+        settings=asdict(sizes[0] if name == LINEAR else sizes[1][name.removesuffix(FOLDS)]),
     )

@@ -9,11 +9,11 @@ import numpy as np
 from .. import _runner
 from ._vision_data import NOISES
 from ._vision_linear import CLEANLAB, CLEANLAB_5, CROSS, ENSEMBLE, LOSS, NONE, RANDOM, TRUSTED
-from ._vision_net import NETS
+from ._vision_net import LARGE, NETS
 
 Row = dict[str, Any]
 LINEAR = "linear"
-TITLES = {LINEAR: "Linear head", **{net: net for net in NETS}}
+TITLES = {LINEAR: "Linear head", **{net: net for net in (*NETS, LARGE)}}
 #: What IP Ensemble is compared with.
 RIVALS = (NONE, RANDOM, LOSS, CLEANLAB, CLEANLAB_5, "ip", "self_tracin", "exact", "ekfac")
 #: Accuracy as published (Table 1): aggregate, random, worst.

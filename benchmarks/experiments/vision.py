@@ -53,6 +53,7 @@ NET_RUNS: dict[str, Runs] = {
     "ResNet": (tuple(NOISES), range(3)),
     "MLP-Mixer": (tuple(NOISES), range(3)),
     "EfficientNet": (("worst",), range(3)),
+    "ResNet-9": (tuple(NOISES), range(3)),
 }
 FULL: AllSizes = (
     Sizes(),
@@ -62,6 +63,10 @@ FULL: AllSizes = (
         "EfficientNet": NetSizes(
             train=1000, val=500, test=2000, epochs=3, every=1, methods=("ip", "ip_ensemble", "tracin", "self_tracin"),
             lr=0.0015, batch=50,
+        ),
+        "ResNet-9": NetSizes(
+            train=None, val=2000, test=8000, epochs=8, every=2, lr=0.4, batch=500,
+            methods=("ip", "ip_ensemble", "datainf", "ekfac", "tracin", "self_tracin"),
         ),
     },
 )  # fmt: skip
@@ -73,7 +78,8 @@ QUICK: AllSizes = (
             train=120, val=40, test=60, epochs=2, every=1, methods=("ip", "ip_ensemble", "tracin", "self_tracin"),
             device="cpu",
         ),
-    ),
+    )
+    | {"ResNet-9": NetSizes(train=100, val=20, test=40, epochs=1, every=1, methods=("ip", "tracin"), device="cpu")},
 )  # fmt: skip
 
 
