@@ -34,7 +34,7 @@ CHECKED = 24
 #: The device's convolutions are done in TF32, of ten bits.
 TOLERANCE = {None: 5e-2, "bfloat16": 0.2}
 VMAP = "per-row gradients by vmap"
-FEW_ROWS = 2048
+FEW_ROWS, FEW_SECONDS = 2048, 1.0
 #: Of vmap and of other packages, where what is kept of a row is its gradient.
 BATCH = 64
 CALLS: tuple[tuple[str, str, str | None, Any], ...] = (
@@ -64,11 +64,17 @@ def run(*, quick: bool = False, data_home: str | None = None) -> dict[str, Any]:
     device = torch.device("cuda" if found else "cpu")
     name = torch.cuda.get_device_name() if found else "the CPU"
     parts = Parts.of_environment()
-    rows = [
-        row
-        for title, make in cases(quick)
-        for row in parts.rows(f"{title} on {name}", lambda make=make: time_net(make(), device, 1 if quick else ROUNDS))
-    ]
+    rows: list[dict[str, Any]] = []
+    made: dict[str, Any] = {}
+    for ours in (True, False):  # the package's own first, should others not come to an end
+        for title, make in cases(quick):
+
+            def timed(title: str = title, make: Any = make, ours: bool = ours) -> list[dict[str, Any]]:
+                if title not in made:
+                    made[title] = make().to(device)
+                return time_net(made[title], device, 1 if quick else ROUNDS, lines(ours))
+
+            rows += parts.rows(f"{title} on {name}, {'own' if ours else 'others'}", timed)
     return {
         "about": _runner.about(__doc__, f"Drawn with seed 0. Made on {name}."),
         "seeds": [0],
@@ -92,47 +98,49 @@ def cases(quick: bool) -> list[tuple[str, Callable[[], Any]]]:
     ]
 
 
-def time_net(case: Any, device: Any, rounds: int) -> list[dict[str, Any]]:
-    """One row for each call."""
+def time_net(case: Any, device: Any, rounds: int, asked: list[Line]) -> list[dict[str, Any]]:
+    """One row for each line."""
     from . import _nets
 
-    case = case.to(device)
-    rows: list[dict[str, Any]] = []
     forward = partial(_nets.forward_pass, case, 512)
     _timed(forward, device)  # kernels are chosen
-    part = case.first(FEW_ROWS, max(min(FEW_ROWS, case.n) // 20, 1))
-    refused, timed = [], []
-    for line in lines():
+    timed, refused = [], []
+    for line in asked:
         row = {"net": case.name, "parameters": case.n_params, "n": case.n, "call": line.label}
         try:
-            if line.missing is not None:
-                raise RuntimeError(line.missing)
-            rows.append(row | {"timed_rows": case.n if line.ours else part.n, "error": _error(case, line)})
-            timed.append(line)
+            row["error"] = _error(case, line)
+            part = case if line.ours else _fewer(case, line, device)
+            timed.append((row | {"timed_rows": part.n}, line, part))
         except Exception as error:  # a package may raise anything at a net it has no way with
             if line.ours:
                 raise
-            refused.append(row | {"reason": str(error)})
+            refused.append(row | {"reason": f"{type(error).__name__}: {error}"})
     ratios: list[list[float]] = [[] for _ in timed]
     units, peaks, base = [], [0] * len(timed), 0
     for _ in range(rounds):
-        for i, line in enumerate(timed):
+        for i, (_, line, part) in enumerate(timed):
             unit, memory = _timed(forward, device)
             setup = 0.0 if line.ours else _timed(partial(line.call, case.first(8, 8)), device)[0]
-            of = case if line.ours else part
-            taken, peak = _timed(partial(line.call, of), device)
+            taken, peak = _timed(partial(line.call, part), device)
             units.append(unit)
             base = max(base, memory)
             peaks[i] = max(peaks[i], peak)
-            ratios[i].append((taken - setup) * case.n / of.n / unit)
-    for row, found, peak in zip(rows, ratios, peaks, strict=True):
+            ratios[i].append((taken - setup) * case.n / part.n / unit)
+    on_device = device.type == "cuda"
+    for (row, _, _), found, peak in zip(timed, ratios, peaks, strict=True):
         row["forward_ms"] = round(1e3 * statistics.median(units), 3)
         row["ratio"] = round(statistics.median(found), 4)
         row["ratio_range"] = [round(min(found), 4), round(max(found), 4)]
-        on_device = device.type == "cuda"
         row["peak_mib"] = round(peak / 2**20, 1) if on_device else None
         row["above_forward_mib"] = round((peak - base) / 2**20, 1) if on_device else None
-    return rows + refused
+    return [row for row, _, _ in timed] + refused
+
+
+def _fewer(case: Any, line: Line, device: Any) -> Any:
+    """The case with as many rows as take a second or so, as one batch says."""
+    setup, taken = (_timed(partial(line.call, case.first(n, n // 8)), device)[0] for n in (8, BATCH))
+    n = int(np.clip(FEW_SECONDS / max((taken - setup) / BATCH, 1e-6), BATCH, FEW_ROWS))
+    return case.first(min(n, case.n), max(min(n, case.n) // 20, 1))
 
 
 @dataclass(frozen=True)
@@ -148,19 +156,20 @@ class Line:
     missing: str | None = None
 
 
-def lines() -> list[Line]:
-    """The package's own calls, vmap, and the packages that can be asked on a device."""
+def lines(ours: bool) -> list[Line]:
+    """The package's own calls; or vmap, and the packages that can be asked on a device."""
     from . import _net_peers, _nets
 
-    made = [
+    own = [
         Line(
             label, partial(scores, method=method, dtype=dtype, parameters=parameters),
             _nets.ALL if parameters == "all" else _nets.HEAD, method, dtype, ours=True,
         )
         for label, method, dtype, parameters in CALLS
     ]  # fmt: skip
-    made.append(Line(VMAP, lambda case: _nets.by_vmap(case, BATCH), _nets.ALL, "ip"))
-    return made + [
+    if ours:
+        return own
+    return [Line(VMAP, lambda case: _nets.by_vmap(case, BATCH), _nets.ALL, "ip")] + [
         Line(peer.label, partial(peer, batch=BATCH), peer.covered, peer.kind, missing=peer.missing)
         for peer in _net_peers.PEERS
         if peer.label in _net_peers.ON_DEVICES
@@ -171,6 +180,8 @@ def _error(case: Any, line: Line) -> float:
     """The largest difference from backward passes of single rows, by the largest score."""
     from . import _nets
 
+    if line.missing is not None:
+        raise ModuleNotFoundError(line.missing)
     few = case.first(CHECKED, CHECKED // 3)
     wanted = _nets.reference(few, line.covered, line.kind == "self_tracin").cpu().numpy()
     found = line.call(few)

@@ -18,6 +18,7 @@ from sklearn.utils.validation import has_fit_parameter
 from ._seeds import seeded, torch_seed
 from .models import can_model, ignored_label
 from .models._fitted import Task, without_ignored
+from .models._host import on_host
 from .nets import DifferentiableNet
 
 _MOST_CLASSES = 20
@@ -53,7 +54,7 @@ def _task_of(y: Any) -> Task:
         return "regression"
     if kind not in ("binary", "multiclass"):
         raise ValueError(f"y must hold one label a row, or continuous targets; got a target of type {kind!r}.")
-    values = np.asarray(y)
+    values = np.asarray(on_host(y))
     n_values = len(np.unique(values)) if values.dtype.kind in "iuf" else 0
     # Whole numbers may be classes or counts; so many of them are no classes.
     if n_values > _MOST_CLASSES and n_values > _MOST_CLASSES_SHARE * len(values):

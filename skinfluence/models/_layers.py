@@ -11,6 +11,7 @@ The arrays are NumPy's or torch's: what is used here (products, einsum, sums) is
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -70,8 +71,10 @@ class LayerRows(Protocol):
     def total(self, weights: np.ndarray) -> np.ndarray:
         """``sum_i weights_i G_i``, ``(b, a)`` in float64."""
 
-    def second_moments(self, weights: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """The Kronecker factors ``(a, a)`` and ``(b, b)``, summed over rows and positions; None for the identity."""
+    def second_moments(self, weights: np.ndarray) -> tuple[Any, Any]:
+        """The Kronecker factors ``(a, a)`` and ``(b, b)``, summed over rows and positions, as `wide` has them; None for
+        the identity.
+        """
 
     def rotated_squares(self, Q_A: Any, Q_B: Any, weights: np.ndarray) -> np.ndarray:
         """``sum_i weights_i (Q_B^T G_i Q_A)^2``, entry by entry, ``(b, a)`` in float64; a basis of None is the axes."""
@@ -129,19 +132,22 @@ class AffineRows:
         for at in chunks(n, self.B.shape[2] * a, self.A):
             yield at, self.B[at].swapaxes(1, 2) @ self.A[at]
 
-    def second_moments(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def second_moments(self, weights: np.ndarray) -> tuple[Any, Any]:
         """``sum_it w_i A_it A_it^T`` and the same of B, in float64."""
         root = as_like(np.sqrt(weights), self.B)[:, None, None]
         A = (self.A * root).reshape(-1, self.A.shape[2])
         B = (self.B * root).reshape(-1, self.B.shape[2])
-        moments = to_numpy(A.T @ A)
-        if self.bias:
-            # Of the input that is always one: the sums of the others, and of the weights.
-            scaled = (self.A * as_like(weights, self.A)[:, None, None]).reshape(-1, self.A.shape[2])
-            sums = to_numpy(scaled.sum(axis=0))[:, None]
-            corner = np.full((1, 1), self.A.shape[1] * weights.sum())
-            moments = np.block([[moments, sums], [sums.T, corner]])
-        return moments, to_numpy(B.T @ B)
+        of_inputs, of_outputs = wide(A.T @ A), wide(B.T @ B)
+        if not self.bias:
+            return of_inputs, of_outputs
+        # Of the input that is always one: the sums of the others, and of the weights.
+        scaled = (self.A * as_like(weights, self.A)[:, None, None]).reshape(-1, self.A.shape[2])
+        a = A.shape[1]
+        moments = as_like(np.zeros((a + 1, a + 1)), of_inputs)
+        moments[:a, :a] = of_inputs
+        moments[:a, a] = moments[a, :a] = wide(scaled.sum(axis=0))
+        moments[a, a] = self.A.shape[1] * float(weights.sum())
+        return moments, of_outputs
 
     def rotated_squares(self, Q_A: Any, Q_B: Any, weights: np.ndarray) -> np.ndarray:
         """``sum_i w_i (Q_B^T G_i Q_A)^2``, entry by entry, ``(b, a)`` in float64."""
@@ -151,10 +157,10 @@ class AffineRows:
             A += Q_A[a]
         if A.shape[1] == 1:
             return to_numpy(((B[:, 0] ** 2) * w[:, None]).T @ (A[:, 0] ** 2))
-        out = np.zeros(self.layer.shape)
-        for at, G in AffineRows(self.layer, A, B).gradients():
-            out += to_numpy(((G**2) * w[at][:, None, None]).sum(axis=0))
-        return out
+        parts = (
+            wide(((G**2) * w[at][:, None, None]).sum(axis=0)) for at, G in AffineRows(self.layer, A, B).gradients()
+        )
+        return to_numpy(sum(parts))
 
 
 @dataclass(frozen=True)
@@ -192,6 +198,22 @@ def to_numpy(values: Any) -> np.ndarray:
     if hasattr(values, "detach"):
         values = values.detach().cpu().double().numpy()
     return np.asarray(values, dtype=np.float64)
+
+
+def wide(values: Any) -> Any:
+    """Values in float64 to be added up, of a NumPy or torch array: they stay on a CUDA device, where bringing large
+    matrices home block by block would take longer than making them; others come as NumPy's.
+    """
+    if getattr(getattr(values, "device", None), "type", "cpu") == "cuda":
+        return values.detach().double()
+    return to_numpy(values)
+
+
+def eigenvectors(matrix: Any) -> Any:
+    """Of a symmetric matrix, in columns, computed where it is."""
+    if isinstance(matrix, np.ndarray):
+        return np.linalg.eigh(matrix)[1]
+    return sys.modules["torch"].linalg.eigh(matrix)[1]  # whoever made the tensor has imported it; the core never does
 
 
 def as_like(values: np.ndarray, like: Any) -> Any:

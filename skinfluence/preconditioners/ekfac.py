@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state, check_scalar
 
 from ..models import LinearModel
-from ..models._layers import Layer, LayerRows
+from ..models._layers import Layer, LayerRows, eigenvectors, to_numpy
 from ..operators import TrainingProblem, warn_unless_minimum
 from ._base import Solve, on_free, require_room
 from ._passes import LayerPasses
@@ -182,7 +182,7 @@ class Factor:
 
     def __init__(self, layer: Layer) -> None:
         self.layer = layer
-        self.moments: list[np.ndarray | None] = [None, None]
+        self.moments: list[Any] = [None, None]
         self.bases: list[np.ndarray | None] = [None, None]
         self.own: list[Any] | None = None
         self.squares = np.zeros(layer.shape)
@@ -199,7 +199,8 @@ class Factor:
                 self.moments[side] = found if own is None else own + found
 
     def decompose(self) -> None:
-        self.bases = [None if M is None else np.linalg.eigh(M)[1] for M in self.moments]
+        self.bases = [None if M is None else to_numpy(eigenvectors(M)) for M in self.moments]
+        self.moments = [None, None]
 
     def correct(self, rows: LayerRows, weight: np.ndarray) -> None:
         """Second pass: add to the eigenvalues."""

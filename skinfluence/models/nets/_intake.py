@@ -200,18 +200,20 @@ def check_lengths(rows: NetRows, targets: np.ndarray) -> None:
 
 
 def in_its_own(criterion: Any) -> Callable[[Any, torch.Tensor], torch.Tensor]:
-    """The user's own criterion, not a copy, given outputs and targets in the precision of its tensors."""
+    """The user's own criterion, not a copy; outputs and targets are brought to its tensors' precision and device."""
     tensors = [*criterion.parameters(), *criterion.buffers()] if isinstance(criterion, nn.Module) else []
     like = next((tensor for tensor in tensors if tensor.is_floating_point()), None)
 
     def cast(value: Any) -> Any:
+        if like is None:
+            return value
         if isinstance(value, Mapping):
             return {name: cast(part) for name, part in value.items()}
         if isinstance(value, (tuple, list)):
             return tuple(cast(part) for part in value)
-        return value.to(like) if value.is_floating_point() else value
+        return value.to(like) if value.is_floating_point() else value.to(like.device)
 
-    return criterion if like is None else lambda out, y: criterion(cast(out), cast(y))
+    return lambda out, y: criterion(cast(out), cast(y))
 
 
 class Penalised:
