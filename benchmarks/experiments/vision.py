@@ -65,7 +65,7 @@ FULL: AllSizes = (
             lr=0.0015, batch=50,
         ),
         "ResNet-9": NetSizes(
-            train=None, val=2000, test=8000, epochs=8, every=2, lr=0.6, batch=1000,
+            train=None, val=2000, test=8000, epochs=8, every=2, lr=0.5, batch=1000,
             methods=("ip", "ip_ensemble", "self_tracin", "ekfac"),
         ),
     },
