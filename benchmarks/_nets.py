@@ -322,9 +322,9 @@ def dense_datainf(case: NetCase) -> np.ndarray:
     return scores
 
 
-def dense_ekfac(case: NetCase, *, labels: str = "true") -> np.ndarray:
-    """George et al., NeurIPS 2018, for each layer: of the empirical Fisher matrix (``labels="true"``), or of the
-    Fisher matrix itself, the expectation over the labels that the net predicts (``labels="expected"``).
+def dense_ekfac(case: NetCase, *, labels: str | torch.Tensor = "true") -> np.ndarray:
+    """George et al., NeurIPS 2018, for each layer: of the empirical Fisher matrix (``labels="true"``), of the Fisher
+    matrix itself, the expectation over the labels that the net predicts (``labels="expected"``), or of labels given.
     """
     inputs = []
     case = doubled(case)
@@ -336,7 +336,9 @@ def dense_ekfac(case: NetCase, *, labels: str = "true") -> np.ndarray:
     own, wanted = layer_gradients(case)
     # Gradients of the rows under the labels that they could have, and the labels' probabilities.
     draws = [(np.ones(case.n), own)]
-    if labels == "expected":
+    if isinstance(labels, torch.Tensor):
+        draws = [(np.ones(case.n), layer_gradients(replace(case, y=labels))[0])]
+    elif labels == "expected":
         chances = torch.softmax(x.detach(), dim=1).numpy()
         draws = [(p, layer_gradients(replace(case, y=torch.full_like(case.y, k)))[0]) for k, p in enumerate(chances.T)]
     scores = np.zeros(case.n)
@@ -349,6 +351,15 @@ def dense_ekfac(case: NetCase, *, labels: str = "true") -> np.ndarray:
         turned = Q_B.T @ g @ Q_A / (spectrum + 0.1 * spectrum.mean())
         scores += ((Q_B.T @ rows @ Q_A) * turned).sum(axis=(1, 2)) / case.n
     return scores
+
+
+def drawn_labels(case: NetCase, seed: int) -> torch.Tensor:
+    """The labels that `EKFACInverse(random_state=seed)` draws from a net of class scores."""
+    seed = np.random.RandomState(seed).randint(np.iinfo(np.int32).max)
+    draws = torch.from_numpy(np.random.RandomState(seed).random_sample((case.n, 1)))
+    with torch.no_grad():
+        below = torch.softmax(case.module(case.X), dim=1).double().cumsum(dim=1)
+    return (below < draws).sum(dim=1).clamp(max=below.shape[1] - 1)
 
 
 def dense_gauss_newton(case: NetCase, damping: float) -> np.ndarray:

@@ -18,8 +18,9 @@ checkpoint after every fifth epoch. "gex" makes its members on all of them, whic
 linear model, where it is "ip". "trak, 10 models" and "ekfac, 10 models" are means over ten refits of the net with other
 seeds; of a linear model all ten would be the same. Shapley values are of few random orders, as said beside them, where
 the package draws a hundred: an order is nearly as many refits as there are rows, and on the net these thirty cost more
-than all other methods together. Time is processor time on one thread, as a multiple of that of IP in the same round; the refits of ten models and of
-Shapley values are in it, and what a checkpointed training run or the refits of the judge cost is not.
+than all other methods together. Time is processor time on one thread, as a multiple of that of IP in the same round;
+the refits of ten models and of Shapley values are in it, and what a checkpointed training run or the refits of the
+judge cost is not.
 """
 
 from __future__ import annotations

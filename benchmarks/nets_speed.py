@@ -13,8 +13,9 @@ has it in, is given and asked. What would take long is timed on fewer rows, vali
 for each row taken; "whole" is then missing. Calls with a long set-up are timed on all rows.
 
 Before it is timed, each call's scores for 60 rows are held to a backward pass for each row in double precision; "error"
-is the largest difference by the largest score. The methods with a curvature (DataInf, EKFAC with the rows' own labels,
-ten iterations of conjugate gradients) are held to their dense formulas; packages damp them in other ways, so that
+is the largest difference by the largest score. The methods with a curvature (DataInf, EKFAC with the rows' own labels
+and, as is the package's default, with labels drawn from the net's predictions, ten iterations of conjugate gradients)
+are held to their dense formulas, that of drawn labels with the same draws; packages damp them in other ways, so that
 "error" is there one minus the correlation, and is asked of this package alone. Packages are asked in the way that costs
 them least, with the batch size that was quickest in a trial. Compiled calls are timed once all is compiled; what the
 calls that compile took is said beside them. Some cover only some parameters: "linear and convolutional" leaves out the
@@ -44,8 +45,9 @@ PATIENCE = 10.0  # seconds that scoring those, or fewer, may take; a package tha
 LONGEST = 60.0  # seconds that a call on all rows may be expected to take; longer ones are timed on fewer
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}
 IP, SELF = "ip", "self_tracin"
-DATAINF, EKFAC, CG = "datainf", "ekfac", "cg, 10 iterations"
-CURVED = (DATAINF, EKFAC, CG)
+DATAINF, EKFAC, EKFAC_DRAWN, CG = "datainf", "ekfac", "ekfac, drawn labels", "cg, 10 iterations"
+CURVED = (DATAINF, EKFAC, EKFAC_DRAWN, CG)
+LABEL_SEED = 0
 CG_DAMPING = 0.1
 BFLOAT, COMPILED, BOTH = "ip, bfloat16", "ip, compiled", "ip, bfloat16, compiled"
 VMAP = "per-row gradients by vmap"
@@ -99,12 +101,15 @@ def options() -> list[Line]:
 def lines() -> list[Line]:
     """The package and others."""
     from skinfluence import methods
+    from skinfluence.preconditioners import EKFACInverse
 
     from . import _net_peers, _nets
 
     curved = {
         DATAINF: "datainf",
         EKFAC: methods.EKFAC(labels="true"),
+        # method="ekfac", with a seed by which the dense formula can draw the same labels.
+        EKFAC_DRAWN: methods.GradientMethod(preconditioner=EKFACInverse(random_state=LABEL_SEED)),
         CG: methods.CG(damping=CG_DAMPING, tol=1e-12, max_iter=10),
     }
     made = [
@@ -265,6 +270,8 @@ def reference(case: Any, covered: str, kind: str) -> np.ndarray:
         return _nets.dense_datainf(case)
     if kind == EKFAC:
         return _nets.dense_ekfac(case)
+    if kind == EKFAC_DRAWN:
+        return _nets.dense_ekfac(case, labels=_nets.drawn_labels(case, LABEL_SEED))
     if kind == CG:
         return _nets.dense_gauss_newton(case, CG_DAMPING)
     found: np.ndarray = _nets.reference(case, covered, kind == SELF).numpy()
@@ -325,7 +332,7 @@ def _times(row: dict[str, Any], own: dict[str, Any]) -> tuple[float | None, str]
 
 
 #: Method -> most times the cost of `ip`.
-MULTIPLES = {SELF: 3.0, DATAINF: 3.0, EKFAC: 6.0, CG: 20.0}
+MULTIPLES = {SELF: 3.0, DATAINF: 3.0, EKFAC: 6.0, EKFAC_DRAWN: 6.0, CG: 20.0}
 #: Net -> most forward passes asked of `ip` and of `self_tracin`.
 ASKED = {
     "MLP 2–32–32–1": (7.0, 3.5),

@@ -32,7 +32,9 @@ def test_a_quick_run_times_the_package_and_is_stored(without_packages, tmp_path)
             assert row["error"] <= nets_speed.TOLERANCE["float32"], call
         elif call not in (nets_speed.VMAP, "squared norms by vmap"):
             assert row["reason"] == "not asked here"
-    assert {"datainf", "ekfac", "cg, 10 iterations"} <= {call for net, call in rows if net == MLP}
+    assert {"datainf", "ekfac", "ekfac, drawn labels", "cg, 10 iterations"} <= {
+        call for net, call in rows if net == MLP
+    }
     stored, tables = _runner.save(result, tmp_path)
     assert json.loads(stored.read_text(encoding="utf-8"))["rows"] == result["rows"]
     assert f"{MLP}: 94,218 parameters" in tables.read_text(encoding="utf-8")
