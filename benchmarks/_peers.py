@@ -15,6 +15,8 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
 #: Share of rows removed by every method that does not choose its own.
 REMOVAL_RATE = 0.05
+#: Of the probabilities from models that never saw a row.
+FOLDS = 5
 
 
 class Unsupported(ValueError):
@@ -108,7 +110,7 @@ def _mean_absolute_error(pyinfluence, y):
 
 
 def _folds(seed):
-    return StratifiedKFold(5, shuffle=True, random_state=seed)
+    return StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
 
 
 def out_of_fold(X, y, model, seed):

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+from importlib.util import find_spec
 
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 
 from benchmarks import __main__ as command
 from benchmarks import _data, _peers, _runner, noise, speed
+from benchmarks.experiments import _synthetic_removal as removal
 from benchmarks.experiments import fairness, synthetic
 
 
@@ -190,15 +194,17 @@ def test_on_blobs_the_influence_function_agrees_with_refits(tmp_path, monkeypatc
     monkeypatch.setattr(synthetic, "N_TRAIN", 40)
     monkeypatch.setattr(synthetic, "N_FLIPPED", 4)
     done = [synthetic.one_seed(case, 0) for case in synthetic.CASES]
-    rows = [row for rows, _ in done for row in rows]
+    rows = [row for rows, _, _ in done for row in rows]
     assert len(rows) == len(synthetic.CASES) * len(synthetic.OBJECTIVES) * len(synthetic.PAIRS)
     assert all(row["spearman"] > 0.95 for row in rows if (row["a"], row["b"]) == ("exact", synthetic.TRUTH))
     utility = next(row for row in rows if row["case"] == "separable")
     assert (utility["a"], utility["b"], utility["found"]) == ("ip", "exact", 1.0)
 
     rows = _runner.aggregate(rows, ("case", "objective", "a", "b"), synthetic.VALUES)
-    points = [point for _, points in done for point in points]
-    _, tables = _runner.save(stored("synthetic", rows, points=points), tmp_path)
+    removals = [row for _, rows, _ in done for row in rows]
+    removals = _runner.aggregate(removals, ("case", "objective", "curator"), removal.VALUES)
+    points = [point for _, _, points in done for point in points]
+    _, tables = _runner.save(stored("synthetic", rows, removals=removals, points=points), tmp_path)
     assert "## ip against exact" in tables.read_text(encoding="utf-8")
     assert (tmp_path / "synthetic.png").stat().st_size > 10_000
 
@@ -217,6 +223,19 @@ def test_a_frontier_has_one_row_a_level(data_home, tmp_path):
 
     _runner.save(stored("fairness", _runner.aggregate(rows, ("curator", "level"), fairness.VALUES)), tmp_path)
     assert (tmp_path / "fairness.png").stat().st_size > 10_000
+
+
+def test_on_the_frontier_cleanlab_removes_what_it_names_and_ranks_as_the_loss(data_home):
+    pytest.importorskip("cleanlab")
+    splits = _data.load_splits("adult", seed=0, data_home=data_home)
+    X, y = StandardScaler().fit_transform(splits.X_train), splits.y_train
+    keep, fits = fairness._choice(fairness.CLEANLAB, "", X, y, (), 0)
+    by_loss = fairness._choice(fairness.LOSS, "", X, y, (), 0)[0]
+    assert fits == _peers.FOLDS
+    curation = _peers.cleanlab(X, y, LogisticRegression(max_iter=1000), 0)
+    assert 0 < (~curation.keep).sum() < len(y)
+    assert np.array_equal(keep(fairness.OWN), np.flatnonzero(curation.keep))
+    assert np.array_equal(by_loss(0.2), np.sort(np.argsort(-curation.suspicion, kind="stable")[int(0.2 * len(y)) :]))
 
 
 def test_fairlearn_is_the_peer(data_home):
@@ -268,7 +287,43 @@ def test_a_quick_run_of_synthetic_has_a_row_for_every_pair(tmp_path, monkeypatch
     assert len(combinations) == len(synthetic.CASES) * len(synthetic.OBJECTIVES) * len(synthetic.PAIRS)
     separable = [row for row in found["rows"] if (row["case"], row["objective"]) == ("separable", "utility")]
     assert all(row["found"]["mean"] == 1 and len(row["found"]["seeds"]) == 2 for row in separable)
-    assert f"## {synthetic.PAIRS[0][0]} against {synthetic.PAIRS[0][1]}" in saved("synthetic", found, tmp_path)
+    text = saved("synthetic", found, tmp_path)
+    assert f"## {synthetic.PAIRS[0][0]} against {synthetic.PAIRS[0][1]}" in text
+    curators = {*removal.BASELINES, *synthetic.SCORED} - _peer_names(removal.CLEANLAB)
+    wanted = {
+        (case, objective, curator)
+        for case in synthetic.CASES for objective in synthetic.OBJECTIVES for curator in curators
+    }  # fmt: skip
+    removals = {(row["case"], row["objective"], row["curator"]): row for row in found["removals"]}
+    assert set(removals) == wanted
+    assert len(removals) == len(found["removals"])
+    for table in text.split("## Rows removed for ")[1:]:
+        assert all(table.count(f"| {curator} |") == len(synthetic.CASES) for curator in curators)
+    for curator in curators - {removal.NONE, removal.RANDOM}:
+        one = removals["separable", "utility", curator]
+        assert one["auroc"]["mean"] == 1
+        assert one["found"]["mean"] == 1 or curator == removal.CLEANLAB  # which removes as few as it likes
+        assert one["value"]["mean"] < removals["separable", "utility", removal.NONE]["value"]["mean"]
+    assert {row["removed"]["mean"] for (_, _, curator), row in removals.items() if curator == "ip"} == {4.0}
+
+
+def test_removed_rows_are_judged_on_rows_that_nobody_scored():
+    blobs = synthetic.draw_blobs(0, *synthetic.CASES["separable, feature × 5"])
+    assert len(blobs.judged.y) == synthetic.N_JUDGED == 2 * blobs.judged.y.sum()
+    assert not set(blobs.judged.X[:, 0]) & {*blobs.X[:, 0], *blobs.test.X[:, 0]}
+    model = removal.classifier().fit(blobs.X, blobs.y)
+    measured = {name: measure(model) for name, measure in removal.measures(model, blobs.judged).items()}
+    p = model.predict_proba(blobs.judged.X)[:, 1]
+    means = [p[blobs.judged.groups == group].mean() for group in (0, 1)]
+    assert measured["fairness"] == pytest.approx(means[1] - means[0])
+    # 1.3 times the way to the boundary, the model's outputs are -0.3 of what they were.
+    outputs = -0.3 * model.decision_function(blobs.judged.X) * (2 * blobs.judged.y - 1)
+    assert measured["robustness"] == pytest.approx(np.log1p(np.exp(-outputs)).mean())
+
+
+def _peer_names(*names: str) -> set[str]:
+    """Those names, where cleanlab is not installed."""
+    return set() if find_spec("cleanlab") else set(names)
 
 
 def test_a_quick_run_of_fairness_has_every_curator_at_every_level(tmp_path, monkeypatch):
@@ -284,8 +339,9 @@ def test_a_quick_run_of_fairness_has_every_curator_at_every_level(tmp_path, monk
     found = fairness.run(quick=True, data_home=str(tmp_path))
     levels = {(row["curator"], row["level"]) for row in found["rows"]}
     curators = [f"{name}, {method}" for name in fairness.OBJECTIVES for method in fairness.METHODS]
-    wanted = {(curator, rate) for curator in (fairness.RANDOM, *curators) for rate in (0.05, 0.2)}
-    wanted |= {(fairness.NONE, 0.0)} | (set() if found["skipped"] else {(fairness.PEER, 0.05)})
+    wanted = {(curator, rate) for curator in (fairness.RANDOM, fairness.LOSS, *curators) for rate in (0.05, 0.2)}
+    wanted |= {(fairness.NONE, 0.0)} | ({(fairness.PEER, 0.05)} if find_spec("fairlearn") else set())
+    wanted |= {(fairness.CLEANLAB, fairness.OWN)} if find_spec("cleanlab") else set()
     assert levels == wanted
     assert len(found["rows"]) == len(wanted)
     assert all(0 <= row["gap"]["mean"] <= 1 and 0.4 < row["accuracy"]["mean"] <= 1 for row in found["rows"])
@@ -293,8 +349,21 @@ def test_a_quick_run_of_fairness_has_every_curator_at_every_level(tmp_path, monk
     assert gap[fairness.NONE, 0.0] > 0.4
     assert gap["parity, exact", 0.2] < 0.2
     assert gap[fairness.RANDOM, 0.2] > 0.4
+    assert gap[fairness.LOSS, 0.2] > 0.4
     text = saved("fairness", found, tmp_path / "out")
     assert all(f"| {curator} |" in text for curator, _ in levels)
+
+
+def test_stored_tables_of_the_blobs_and_of_the_frontier_have_all_baselines():
+    made = synthetic.tables(_runner.load("synthetic"))
+    removed = [rows for title, rows in made.items() if title.startswith("Rows removed for ")]
+    assert len(removed) == len(synthetic.OBJECTIVES)
+    for rows in removed:
+        own = {case: {row["removed by"] for row in rows if row["case"] == case} for case in synthetic.CASES}
+        assert all(curators == {*removal.BASELINES, *synthetic.SCORED} for curators in own.values())
+    (frontier,) = fairness.tables(_runner.load("fairness")).values()
+    assert set(fairness.BASELINES) < {row["curator"] for row in frontier}
+    assert len(_runner.load("synthetic")["seeds"]) >= 5 <= len(_runner.load("fairness")["seeds"])
 
 
 def test_the_readme_lists_every_benchmark(capsys):

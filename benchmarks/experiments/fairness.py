@@ -9,9 +9,14 @@ told that they are groups. Removal is in one round: influence is a first-order e
 rows. When many rows go it overshoots, so that the gap opens again with the groups' places changed; and the more rows
 are chosen by a few thousand validation rows, the more they fit those alone.
 
+Beside them stand ways to choose rows that look at no validation rows and know of no gap: at random; by the out-of-fold
+loss of each training row, the largest first, at the same shares; and cleanlab, at the share that it names itself. At
+other shares cleanlab would be the loss once more, for so it ranks the rows of two classes.
+
 The peer is fairlearn's ExponentiatedGradient with a demographic parity constraint on the same logistic regression. It
 is told the groups of the training rows, sees no validation rows, trains dozens of models where curation trains two, and
-predicts at random between several. Curation gives one deterministic model of the same kind. "Fits" counts the models.
+predicts at random between several. Curation gives one deterministic model of the same kind. "Fits" counts the models,
+those of the folds as well.
 """
 
 from __future__ import annotations
@@ -19,6 +24,7 @@ from __future__ import annotations
 import os
 import time
 import warnings
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +38,7 @@ from skinfluence import InfluenceSelector
 from skinfluence.metrics import demographic_parity_difference
 from skinfluence.objectives import DemographicParity, Joint
 
-from .. import _data, _runner
+from .. import _data, _peers, _runner
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,7 +49,11 @@ BOUNDS = (0.08, 0.05, 0.03, 0.015, 0.002)
 OBJECTIVES = {"utility": "utility", "parity": DemographicParity(), "joint": Joint(["utility", DemographicParity()])}
 METHODS = ("ip", "exact")
 NONE, RANDOM, PEER = "no curation", "random", "fairlearn ExponentiatedGradient"
-VALUES = ("accuracy", "balanced_accuracy", "gap", "majority", "fits", "seconds")
+LOSS, CLEANLAB = "per-row loss, out of fold", "cleanlab find_label_issues"
+BASELINES = (NONE, RANDOM, LOSS, CLEANLAB)
+#: In the place of a level, where a curator has but its own.
+OWN = "own"
+VALUES = ("removed", "accuracy", "balanced_accuracy", "gap", "majority", "fits", "seconds")
 
 
 def run(*, quick: bool = False, data_home: str | None = None) -> dict[str, Any]:
@@ -51,13 +61,16 @@ def run(*, quick: bool = False, data_home: str | None = None) -> dict[str, Any]:
     seeds = range(2) if quick else range(5)
     rates, bounds = ((0.05, 0.2), (0.05,)) if quick else (RATES, BOUNDS)
     _data.load_splits("adult", data_home=data_home)  # fail before any work when the table is missing
-    skipped = None if find_spec("fairlearn") else "fairlearn is not installed: its lines are left out."
+    missing = [name for name in ("fairlearn", "cleanlab") if not find_spec(name)]
+    skipped = f"Not installed, and left out: {', '.join(missing)}." if missing else None
     # The peer's tasks are the long ones: first.
-    tasks = [] if skipped else [(PEER, "", seed, (bound,), data_home) for bound in bounds[::-1] for seed in seeds]
+    tasks = [(PEER, "", seed, (bound,), data_home) for bound in bounds[::-1] for seed in seeds]
+    tasks = [] if "fairlearn" in missing else tasks
     tasks += [(method, name, seed, rates, data_home) for method in METHODS for name in OBJECTIVES for seed in seeds]
-    tasks += [(RANDOM, "", seed, rates, data_home) for seed in seeds]
+    tasks += [(method, "", seed, rates, data_home) for method in (RANDOM, LOSS) for seed in seeds]
+    tasks += [] if "cleanlab" in missing else [(CLEANLAB, "", seed, (OWN,), data_home) for seed in seeds]
     rows = [row for rows in _runner.over_cores(frontier, tasks) for row in rows]
-    order = [NONE, RANDOM, *(_label(method, name) for name in OBJECTIVES for method in METHODS), PEER]
+    order = [*BASELINES, *(_label(method, name) for name in OBJECTIVES for method in METHODS), PEER]
     rows.sort(key=lambda row: (order.index(row["curator"]), row["seed"]))
     return {
         "about": _runner.about(__doc__, f"{len(seeds)} seeds; ± is the standard deviation over seeds. {skipped or ''}"),
@@ -68,7 +81,7 @@ def run(*, quick: bool = False, data_home: str | None = None) -> dict[str, Any]:
 
 
 def frontier(
-    method: str, objective: str, seed: int, levels: tuple[float, ...], data_home: str | os.PathLike[str] | None
+    method: str, objective: str, seed: int, levels: tuple[Any, ...], data_home: str | os.PathLike[str] | None
 ) -> list[dict[str, Any]]:
     """One row for each level: a removal rate, or the peer's bound on the gap. With "random", no curation as well."""
     splits = _data.load_splits("adult", seed=seed, data_home=data_home)
@@ -76,11 +89,14 @@ def frontier(
     X, X_val, X_test = map(scaler.transform, (splits.X_train, splits.X_val, splits.X_test))
     y, y_test = splits.y_train, splits.y_test
 
-    def row(curator: str, level: float, predicted: np.ndarray, fits: int, seconds: float) -> dict[str, Any]:
+    def row(
+        curator: str, level: Any, predicted: np.ndarray, fits: int, seconds: float, kept: int = len(y)
+    ) -> dict[str, Any]:
         return {
             "curator": curator,
             "level": level,
             "seed": seed,
+            "removed": 1 - kept / len(y),
             "accuracy": np.mean(predicted == y_test),
             "balanced_accuracy": balanced_accuracy_score(y_test, predicted),
             "gap": demographic_parity_difference(y_test, predicted, sensitive_features=splits.groups_test),
@@ -101,26 +117,45 @@ def frontier(
             rows.append(row(PEER, bound, predicted, peer.n_oracle_calls_, seconds))
         return rows
 
-    began = time.perf_counter()
-    model = _classifier().fit(X, y)
-    trained = time.perf_counter() - began
+    rows = []
     if method == RANDOM:
-        rows, label = [row(NONE, 0.0, model.predict(X_test), 1, trained)], RANDOM
-        scores, fits = np.random.default_rng(seed).random(len(y)), 1
-        scored = 0.0
-    else:
-        rows, label, fits = [], _label(method, objective), 2
-        curator = InfluenceSelector(FrozenEstimator(model), method=method, objective=OBJECTIVES[objective])
-        groups = None if objective == "utility" else splits.groups_val
-        scores = curator.fit(X, y, X_val=X_val, y_val=splits.y_val, sensitive_features_val=groups).scores_
-        scored = time.perf_counter() - began
-    order = np.argsort(scores, kind="stable")
-    for rate in levels:
         began = time.perf_counter()
-        kept = np.sort(order[int(rate * len(y)) :])  # what a selector with this removal_rate keeps
+        predicted = _classifier().fit(X, y).predict(X_test)
+        rows.append(row(NONE, 0.0, predicted, 1, time.perf_counter() - began))
+    began = time.perf_counter()
+    keep, fits = _choice(method, objective, X, y, (X_val, splits.y_val, splits.groups_val), seed)
+    scored = time.perf_counter() - began
+    for level in levels:
+        began = time.perf_counter()
+        kept = keep(level)
         predicted = _classifier().fit(X[kept], y[kept]).predict(X_test)
-        rows.append(row(label, rate, predicted, fits, scored + time.perf_counter() - began))
+        seconds = scored + time.perf_counter() - began
+        rows.append(row(_label(method, objective), level, predicted, fits + 1, seconds, len(kept)))
     return rows
+
+
+def _choice(
+    method: str, objective: str, X: np.ndarray, y: np.ndarray, held_out: tuple[np.ndarray, ...], seed: int
+) -> tuple[Callable[[Any], np.ndarray], int]:
+    """Which rows are kept at a level, and how many models were trained to say so."""
+    fits = {RANDOM: 0, LOSS: _peers.FOLDS, CLEANLAB: _peers.FOLDS}.get(method, 1)
+    if method == RANDOM:
+        scores = np.random.default_rng(seed).random(len(y))
+    elif method in (LOSS, CLEANLAB):
+        probabilities = _peers.out_of_fold(X, y, _classifier(), seed)
+        if method == CLEANLAB:
+            kept = np.flatnonzero(_peers.cleanlab_issues(y, probabilities).keep)
+            return lambda level: kept, fits
+        scores = -_peers.log_loss_of_rows(y, probabilities)
+    else:
+        model = FrozenEstimator(_classifier().fit(X, y))
+        curator = InfluenceSelector(model, method=method, objective=OBJECTIVES[objective])
+        X_val, y_val, groups = held_out
+        groups = None if objective == "utility" else groups
+        scores = curator.fit(X, y, X_val=X_val, y_val=y_val, sensitive_features_val=groups).scores_
+    order = np.argsort(scores, kind="stable")
+    # What a selector with this removal_rate keeps.
+    return lambda level: np.sort(order[int(level * len(y)) :]), fits
 
 
 def _classifier() -> LogisticRegression:
@@ -135,7 +170,7 @@ def _peer(bound: float) -> Any:
 
 
 def _label(method: str, objective: str) -> str:
-    return f"{objective}, {method}"
+    return f"{objective}, {method}" if objective else method
 
 
 def tables(result: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
@@ -148,7 +183,7 @@ def tables(result: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
         made["The frontier, in numbers"].append(
             {
                 "curator": row["curator"],
-                "removed, or bound": None if row["curator"] == NONE else f"{row['level']:.1%}",
+                "removed, or bound": _level(row),
                 "accuracy": _runner.figure(row["accuracy"], 4),
                 "gain, points": None if row is without else f"{gains.mean():+.2f} ± {spread:.2f}",
                 "balanced accuracy": _runner.figure(row["balanced_accuracy"], 4),
@@ -159,6 +194,13 @@ def tables(result: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
             }
         )
     return made
+
+
+def _level(row: dict[str, Any]) -> str | None:
+    """The removal rate, the peer's bound, or the share that a curator chose itself."""
+    if row["curator"] == NONE:
+        return None
+    return f"{row['removed']['mean'] if row['level'] == OWN else row['level']:.1%}"
 
 
 def figures(result: dict[str, Any]) -> dict[str, Figure]:
@@ -175,7 +217,10 @@ def figures(result: dict[str, Any]) -> dict[str, Figure]:
     for method, ax in zip(METHODS, axes, strict=True):
         for name, style in styles.items():
             _line(ax, without, _of(result, _label(method, name)), name, style, rates=True)
-        _line(ax, without, _of(result, RANDOM), "random", {"color": _figures.GREY, "marker": ".", "ls": ":"})
+        _line(ax, without, _of(result, RANDOM), RANDOM, {"color": _figures.GREY, "marker": ".", "ls": ":"})
+        _line(ax, without, _of(result, LOSS), LOSS, {"color": _figures.GREEN, "marker": "v", "ls": ":"})
+        for row in _of(result, CLEANLAB):
+            _line(ax, None, [row], CLEANLAB, {"color": _figures.BLACK, "marker": "X", "ls": ""})
         peer = sorted(_of(result, PEER), key=lambda row: row["gap"]["mean"])
         if peer:
             _line(ax, None, peer, PEER, {"color": _figures.BLACK, "marker": "D", "ls": "-.", "mfc": "white"})
