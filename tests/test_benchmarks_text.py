@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from benchmarks import _runner
 from benchmarks.experiments import _text_data, text
+from benchmarks.experiments._text_heads import FAIRNESS, JOINT, UTILITY
 from benchmarks.experiments._text_twins import AXES, perturb, twins
+from skinfluence.methods import METHODS
 
 
 @pytest.mark.parametrize(
@@ -95,9 +99,16 @@ def test_a_quick_run_needs_no_pretrained_model_and_says_so(data_home, tmp_path):
     assert "tiny encoder with random weights" in result["about"]
     assert "no pretrained model" in result["about"]
     rows = {(row["task"], row["method"], row["objective"]): row for row in result["rows"]}
+    baselines = set(text.heads.BASELINES) - (set() if find_spec("cleanlab") else {text.heads.CLEANLAB})
+    selfish = {(name, "self") for name in text.heads.SELF}
+    by_objective = {(name, objective) for name in ("ip", "ekfac") for objective in (UTILITY, FAIRNESS, JOINT)}
+    alone = {(name, "") for name in baselines} | selfish | {(text.heads.NEIGHBOURS, UTILITY)}
+    assert {row[1:] for row in rows if row[0] == "rte"} == by_objective | alone
+    on_crows = {("ip", text.heads.CROWS), ("ip", text.heads.JOINT_CROWS)}
+    assert {row[1:] for row in rows if row[0] == "cola"} == by_objective | alone | on_crows
     kept = rows["rte", text.heads.NONE, ""]
     assert kept["removed"]["mean"] == 0
-    for objective in (text.heads.UTILITY, text.heads.FAIRNESS, text.heads.JOINT):
+    for objective in (UTILITY, FAIRNESS, JOINT):
         assert rows["rte", "ip", objective]["removed"]["mean"] == pytest.approx(0.05)
         assert 0 <= rows["rte", "ip", objective]["fair"]["mean"] <= 1
     assert rows["cola", "ip", text.heads.JOINT_CROWS]["fair_crows"] is not None
@@ -106,9 +117,20 @@ def test_a_quick_run_needs_no_pretrained_model_and_says_so(data_home, tmp_path):
     assert {row["rows"] for row in result["whole_agreement"]} == {40, 60}
     assert result["whole_retrained"][0]["curator"] == text.heads.NONE
 
+    means = {row["removed by"]: row["runs"] for row in text.tables(result)["Objectives, over methods"]}
+    assert means[UTILITY] == means[JOINT] == 2  # ip and ekfac: what has no fairness is not in a mean beside fairness
+    assert means.keys() >= baselines - {text.heads.NONE}
+
     _, made = _runner.save(result, tmp_path)
     assert "text (quick)" in made.read_text(encoding="utf-8")
     assert (tmp_path / "text.png").stat().st_size > 10_000
+
+
+def test_every_method_that_needs_no_refits_has_a_line_on_the_heads():
+    scored = {*text.heads.METHODS, text.heads.NEIGHBOURS, *(method for _, method in text.heads.SELF.values())}
+    left_out = set(METHODS) - scored
+    assert left_out == {"cg", "leave_one_out", "data_shapley", "beta_shapley"}
+    assert all(f'"{name}"' in (text.__doc__ or "") for name in left_out)
 
 
 def test_a_run_that_was_cut_off_goes_on(tmp_path):

@@ -17,6 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from skinfluence import influence_scores
 from skinfluence.methods import GEX, Arnoldi, LiSSA
 from skinfluence.metrics import fair_score
+from skinfluence.nets import DifferentiableNet
 from skinfluence.objectives import Counterfactual, Joint
 
 from .._peers import REMOVAL_RATE, Curation, remove_most_suspect
@@ -44,8 +45,12 @@ METHODS: dict[str, Any] = {
     "datainf": "datainf",
     "gex": GEX(n_members=4, n_steps=100, lr=0.01),
     "tda": "tda",
+    "trak": "trak",
 }
-SELF = "self_tracin"
+#: It values rows for a model of neighbours, under that model's own loss: for utility alone.
+NEIGHBOURS = "knn_shapley"
+#: Label -> (parameters, method) of self-influence; LiSSA solves for every row, which is dear for the whole head.
+SELF = {"self_tracin": ("all", "self_tracin"), "self_lissa, last layer": ("last_layer", "self_lissa")}
 VALUES = ("accuracy", "balanced_accuracy", "majority", "fair", "gap", "fair_crows", "removed", "seconds")
 
 
@@ -102,7 +107,9 @@ def fit_head(X: np.ndarray, y: np.ndarray, seed: int, epochs: int) -> Any:
     return net.fit(X, y)
 
 
-def one_seed(task: Task, numbers: Numbers, seed: int, *, epochs: int, methods: Sequence[str] = tuple(METHODS)) -> Any:
+def one_seed(
+    task: Task, numbers: Numbers, seed: int, *, epochs: int, methods: Sequence[str] = (*METHODS, NEIGHBOURS)
+) -> Any:
     """What each curator makes of one start and one cut of the development rows; and how alike methods score."""
     X, y = numbers.train, task.y_train
     val, test = task.halves(seed)
@@ -135,13 +142,17 @@ def one_seed(task: Task, numbers: Numbers, seed: int, *, epochs: int, methods: S
         pairs[CROWS] = tuple(side[crows[: n_crows // 2]] for side in numbers.crows)
     found: dict[tuple[str, str], np.ndarray] = {}
     for method in methods:
-        sources = pairs if method in ("ip", "ip_ensemble") else {FAIRNESS: pairs[FAIRNESS]}
+        sources = {} if method == NEIGHBOURS else {FAIRNESS: pairs[FAIRNESS]}
+        if method in ("ip", "ip_ensemble"):
+            sources = pairs
         scores, seconds = _scores(net, X, y, (numbers.dev[val], task.y_dev[val]), sources, method, seed)
         for objective, own in scores.items():
             found[method, objective] = own
             refit(method, objective, remove_most_suspect(-own, y), seconds[objective])
-    own, took = _timed(lambda: influence_scores(net, X, y, method=SELF, random_state=seed))
-    refit(SELF, "self", remove_most_suspect(-own, y), took)
+    for label, (parameters, method) in SELF.items():
+        asked = DifferentiableNet(net, parameters=parameters)
+        own, took = _timed(lambda: influence_scores(asked, X, y, method=method, random_state=seed))  # noqa: B023
+        refit(label, "self", remove_most_suspect(-own, y), took)
     return {"rows": rows, "agreement": _agreement(task.name, seed, found)}
 
 
@@ -152,7 +163,7 @@ def _scores(net: Any, X: Any, y: Any, val: Any, pairs: dict, method: str, seed: 
     for name, objective in objectives.items():
         scores[name], seconds[name] = _timed(
             lambda objective=objective: influence_scores(
-                net, X, y, *val, method=METHODS[method], objective=objective, random_state=seed
+                net, X, y, *val, method=METHODS.get(method, method), objective=objective, random_state=seed
             )
         )
     for fairness, joint in ((FAIRNESS, JOINT), (CROWS, JOINT_CROWS)):

@@ -26,7 +26,11 @@ differs by is noise. All other nets of a seed begin alike. "Both better" counts 
 than no curation in accuracy and in fair score at once, or better in one and equal in the other; "both worse" likewise.
 "exact" (conjugate gradients), "lissa" and "arnoldi" invert the Gauss-Newton matrix with the damping that "auto"
 chooses; LiSSA (100 steps of 500 rows), Arnoldi (30 iterations, rank 20) and GEX (4 members, 100 steps each) are kept
-short. Seconds are a processor's, on one thread.
+short. Self-influence by LiSSA ("self_lissa"), which solves for every row, is that of the head's last layer alone.
+"knn_shapley" values rows for nearest neighbours on the head's inputs, under their own loss: for utility, and nothing
+else. Two kinds of the package's methods have no lines: "cg", which is "exact" on these heads; and what trains again for
+each row or subset ("leave_one_out", "data_shapley", "beta_shapley"), thousands of heads a seed. Seconds are a
+processor's, on one thread.
 """
 
 from __future__ import annotations
@@ -79,7 +83,7 @@ def run(*, quick: bool = False, data_home: str | os.PathLike[str] | None = None)
                     numbers,
                     seed,
                     epochs=2 if quick else EPOCHS[task.name],
-                    methods=("ip", "ekfac") if quick else tuple(heads.METHODS),
+                    methods=("ip", "ekfac", heads.NEIGHBOURS) if quick else (*heads.METHODS, heads.NEIGHBOURS),
                 ),
             )
             rows += found["rows"]
@@ -231,7 +235,7 @@ def _by_objective(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         without = next(row for row in own if row["method"] == heads.NONE)
         groups = {name: [row for row in own if row["method"] == name] for name in heads.BASELINES[1:]}
         groups |= {
-            name: [row for row in own if row["objective"] == name]
+            name: [row for row in own if row["objective"] == name and row["method"] in heads.METHODS]
             for name in (heads.UTILITY, heads.FAIRNESS, heads.JOINT)
         }
         for name, members in groups.items():
@@ -283,7 +287,7 @@ def figures(result: dict[str, Any]) -> dict[str, Figure]:
         "self": ("v", _figures.GREEN),
     }
     numbered = {method: str(k) for k, method in enumerate(heads.METHODS, 1)}
-    lettered = dict(zip(heads.BASELINES[1:], "abcd", strict=True))
+    lettered = dict(zip((*heads.BASELINES[1:], *heads.SELF, heads.NEIGHBOURS), "abcdefg", strict=True))
     for (task, title), ax in zip(data.TASKS.items(), axes, strict=True):
         own = [row for row in result["rows"] if row["task"] == task]
         without = next(row for row in own if row["method"] == heads.NONE)
@@ -292,7 +296,7 @@ def figures(result: dict[str, Any]) -> dict[str, Figure]:
             x, y = row["accuracy"]["mean"], row["fair"]["mean"]
             marker, colour = looks.get(row["objective"], ("D", _figures.GREY))
             if row["objective"] in looks:
-                label = {"self": f"{row['method']} (self-influence)"}.get(row["objective"], f"by {row['objective']}")
+                label = {"self": "by self-influence"}.get(row["objective"], f"by {row['objective']}")
                 ax.plot(x, y, marker, color=colour, ms=6, mec=_figures.BLACK, mew=0.5, label=label)
             elif row["method"] in lettered:
                 random = row["method"] == heads.RANDOM
@@ -320,7 +324,7 @@ def figures(result: dict[str, Any]) -> dict[str, Figure]:
     key = [f"{mark} {name}" for name, mark in (numbered | lettered).items()]
     figure.suptitle(
         "5 % of the training rows removed: above and to the right of the star both are better\n"
-        f"{', '.join(key[:10])}\n{', '.join(key[10:])}",
+        f"{', '.join(key[: len(numbered)])}\n{', '.join(key[len(numbered) :])}",
         fontsize=9,
     )
     return {"text": figure}
