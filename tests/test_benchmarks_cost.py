@@ -9,9 +9,9 @@ pytest.importorskip("torch")
 pytest.importorskip("matplotlib")
 
 from benchmarks import _runner
-from benchmarks.experiments import _cost_tasks, cost
+from benchmarks.experiments import _cost_figures, _cost_tasks, cost
 from skinfluence import influence_scores
-from skinfluence.methods import METHODS
+from skinfluence.methods import METHODS, resolve_method
 
 FEW = ("ip", "ip_ensemble", "exact", "tda", "lissa", "self_tracin", "self_lissa")
 
@@ -20,16 +20,42 @@ FEW = ("ip", "ip_ensemble", "exact", "tda", "lissa", "self_tracin", "self_lissa"
 def few(monkeypatch):
     """Some of the methods, and a net on which LiSSA's steps are quick."""
     monkeypatch.setattr(cost, "GRADIENTS", FEW)
+    factors = {cost.ROWS: (1, 2, 4), cost.WIDTH: (1, 2), cost.CLASSES: (1,)}
+    on_nets = tuple(name for name in FEW if name not in ("exact", "lissa", "self_lissa"))
     return cost.Sizes(
-        linear=(40, 3, 3), net=(30, 3, 3), small=(20, 2, 2), linear_growth=(30, 3, 3), net_growth=(20, 3, 3),
-        factors={cost.ROWS: (1, 2, 4), cost.WIDTH: (1, 2), cost.CLASSES: (1,)}, gex_steps=1, rounds=2,
-        not_on_nets=(*cost.NOT_ON_NETS, "lissa"),
+        linear=(40, 3, 3), net=(30, 3, 3), small=(20, 2, 2), gex_steps=1, rounds=2, on_nets=on_nets,
+        ladders=(
+            cost.Ladder(_cost_tasks.linear_task, (30, 3, 3), factors, FEW),
+            cost.Ladder(_cost_tasks.net_task, (20, 3, 3), factors, on_nets),
+            cost.Ladder(_cost_tasks.net_task, (40, 2, 2), factors, ("gex",), short=True),
+        ),
     )  # fmt: skip
 
 
-def test_every_method_is_timed_or_extrapolated():
-    assert {*_cost_tasks.GRADIENTS, *_cost_tasks.REFITS, "beta_shapley"} == set(METHODS)
+def test_every_method_is_timed_or_extrapolated_on_both_tasks():
+    assert {*cost.FULL.names(cost.LINEAR), *_cost_tasks.REFITS} == set(METHODS)
+    assert {*cost.FULL.names(cost.NET), *_cost_tasks.REFITS, "self_lissa"} == set(METHODS)
     assert set(cost.PUBLISHED) <= set(METHODS)
+
+
+@pytest.mark.parametrize("tasks", [(_cost_tasks.linear_task,), (_cost_tasks.net_task, _cost_tasks.trained_net_task)])
+def test_every_method_is_seen_to_grow_and_drawn_with_looks_of_its_own(tasks):
+    seen = [name for ladder in cost.FULL.ladders if ladder.task in tasks for name in ladder.methods]
+    assert sorted(seen) == sorted(METHODS)
+    assert all(len(factors) >= 3 for ladder in cost.FULL.ladders for factors in ladder.factors.values())
+    assert set(_cost_figures._LOOKS) == set(METHODS)
+    assert len(set(_cost_figures._LOOKS.values())) == len(METHODS)
+
+
+def test_a_part_of_the_work_is_of_the_same_method_and_less():
+    task = _cost_tasks.linear_task(20, 2, 2)
+    for name, (part, _) in _cost_tasks.SHORT.items():
+        less, whole = task.method(name, 7, short=True), resolve_method(task.method(name, 7))
+        assert type(less) is type(whole)
+        (changed,) = [key for key, value in less.get_params().items() if value != whole.get_params()[key]]
+        done, of = {"gex": (1, 8)}.get(name) or (less.get_params()[changed], whole.get_params()[changed])
+        assert part.replace(",", "").split()[::3] == [str(done), str(of)]
+    assert task.method("ip", 7, short=True) == "ip"
 
 
 @pytest.mark.parametrize(
@@ -51,8 +77,9 @@ def test_a_task_is_of_the_size_asked_and_its_calls_are_scores(make, n_params):
 
 def test_refits_are_counted():
     task = _cost_tasks.linear_task(20, 2, 2)
-    assert task.count_refits("leave_one_out", 2) == 20
-    assert 20 <= task.count_refits("data_shapley", 2) <= 2 * 20 + 1
+    assert task.count_refits("leave_one_out") == 20
+    for name in ("data_shapley", "beta_shapley"):
+        assert 20 <= task.count_refits(name) <= 2 * 20 + 1
 
 
 def test_multiples_are_of_ip_in_the_same_round_and_extrapolations_say_so(few, monkeypatch):
@@ -65,7 +92,9 @@ def test_multiples_are_of_ip_in_the_same_round_and_extrapolations_say_so(few, mo
         assert rows[name]["how"] == cost.EXTRAPOLATED
         assert rows[name]["calls"] == 0
     assert rows["leave_one_out"]["fits_a_row"] == 1.0
-    assert rows["data_shapley"]["seconds"] > rows["leave_one_out"]["seconds"]
+    for name in ("data_shapley", "beta_shapley"):
+        assert 50 <= rows[name]["fits_a_row"] <= 100 + 100 / 20 / 2
+        assert rows[name]["seconds"] > rows["leave_one_out"]["seconds"]
 
     monkeypatch.setattr(cost, "SLOW", 0.0)
     monkeypatch.setattr(cost, "seconds", lambda call: 2.0 if call.keywords["method"] == "ip" else 6.0)
@@ -78,17 +107,40 @@ def test_multiples_are_of_ip_in_the_same_round_and_extrapolations_say_so(few, mo
 
 
 def test_a_method_that_took_too_long_is_not_tried_at_the_next_size(few, monkeypatch):
-    points = cost.grow(cost.LINEAR, cost.ROWS, few.linear_growth, few)
+    linear, net, part = few.ladders
+    points = cost.grow(linear, cost.ROWS, 1)
     assert {point["x"] for point in points} == {30, 60, 120}
-    assert {point["method"] for point in points} == {*FEW} - {"self_lissa"}
-    assert {point["x"] for point in cost.grow(cost.NET, cost.WIDTH, few.net_growth, few)} == {
+    assert {point["method"] for point in points} == {*FEW}
+    assert not any("part" in point for point in points)
+    assert {point["x"] for point in cost.grow(net, cost.WIDTH, 1)} == {
         101 * 3 + 4 * 3 + 4 * 3,
         101 * 6 + 7 * 6 + 7 * 3,
     }
+    assert {point["part"] for point in cost.grow(part, cost.CLASSES, 1)} == {"1 member of 8"}
     monkeypatch.setattr(cost, "GIVEN_UP", 0.0)
-    points = cost.grow(cost.LINEAR, cost.ROWS, few.linear_growth, few)
+    points = cost.grow(linear, cost.ROWS, 1)
     assert [point["x"] for point in points if point["method"] == "ip"] == [30, 60, 120]
     assert {point["x"] for point in points if point["method"] != "ip"} == {30}
+
+
+def test_sizes_other_than_those_of_ip_stand_beside_the_slope():
+    def points(method, part, sizes):
+        return [
+            {"task": cost.NET, "axis": axis, "x": x, "method": method, "seconds": 2.0 * x} | part
+            for axis in cost.AXES
+            for x in sizes
+        ]
+
+    growth = (
+        points("ip", {}, (10, 20, 4000)) + points("gex", {"part": "1 member of 8"}, (1, 2, 4)) + points("cg", {}, (10,))
+    )
+    ip, gex, cg = cost._slopes(growth, cost.NET)
+    assert ip == {"method": "ip", "part": "all"} | {
+        f"in {axis}, 10 to 4,000": "1.00" for axis in ("rows", "parameters", "classes")
+    }
+    assert gex["part"] == "1 member of 8"
+    assert gex["in rows, 10 to 4,000"] == "1.00 (1 to 4)"
+    assert cg["in rows, 10 to 4,000"] is None
 
 
 def test_slope_is_that_of_the_power():
@@ -113,6 +165,7 @@ def test_a_run_is_stored_with_its_tables_and_pictures(few, monkeypatch, tmp_path
     for title in ("Multiples of IP beside the published", "Growth, MLP: slope of log time"):
         assert f"## {title}" in text
     assert "| leave_one_out |" in text
+    assert "| gex | 1 member of 8 |" in text
     assert "in rows, 20 to 80" in text
     for name in ("cost_multiples", "cost_growth"):
         assert f"({name}.png)" in text

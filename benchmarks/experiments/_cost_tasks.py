@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 
 from skinfluence import InfluenceSelector, influence_scores
-from skinfluence.methods import GEX, METHODS, TDA, DataShapley, TracIn
+from skinfluence.methods import GEX, METHODS, TDA, BetaShapley, DataShapley, LiSSA, SelfLiSSA, TracIn
 from skinfluence.models import as_model
 
 LINEAR, NET = "logistic regression", "MLP"
@@ -23,9 +23,17 @@ N_CHECKPOINTS = 5
 INPUTS = 100  # of the net
 EPOCHS = 20  # of a training of the net, for what refits it
 IP, SELF_LISSA = "ip", "self_lissa"
-REFITS = ("leave_one_out", "data_shapley")
-#: Beta Shapley values make the refits of Shapley values.
-GRADIENTS = tuple(name for name in METHODS if name not in (*REFITS, "beta_shapley"))
+REFITS = ("leave_one_out", "data_shapley", "beta_shapley")
+GRADIENTS = tuple(name for name in METHODS if name not in REFITS)
+ORDERS, PERMUTATIONS = 2, 100  # of Shapley values: made here, and the package's default
+#: A part of what a method does by default, where all of it takes too long: which part, and settings that do it.
+SHORT: dict[str, tuple[str, Any]] = {
+    "lissa": ("100 steps of 1,000", LiSSA(depth=100)),
+    SELF_LISSA: ("10 steps of 1,000", SelfLiSSA(depth=10)),
+    "gex": ("1 member of 8", GEX(n_members=1)),
+    "data_shapley": (f"{ORDERS} orders of {PERMUTATIONS}", DataShapley(ORDERS)),
+    "beta_shapley": (f"{ORDERS} orders of {PERMUTATIONS}", BetaShapley(n_permutations=ORDERS)),
+}
 
 
 @dataclass(frozen=True)
@@ -55,26 +63,30 @@ class Task:
     def _params(self) -> np.ndarray:
         return np.asarray(as_model(self.estimator).model.params)
 
-    def method(self, name: str, gex_steps: int) -> Any:
-        """The method of that name with the package's settings, and checkpoints where it needs them.
+    def method(self, name: str, gex_steps: int, *, short: bool = False) -> Any:
+        """The method of that name with the package's settings, or with a part of its work.
 
-        They lie on the line from zero to the fitted parameters: what they cost does not depend on where they are.
+        Checkpoints, where it needs them, lie on the line from zero to the fitted parameters: what they cost does not
+        depend on where they are.
         """
+        if short and name in SHORT:
+            method = clone(SHORT[name][1])
+            return method.set_params(n_steps=gex_steps) if name == "gex" else method
         if name in ("tracin", "tda"):
             params = self._params()
             points = [params * share for share in np.linspace(0, 1, N_CHECKPOINTS + 1)[1:]]
             return TracIn(points) if name == "tracin" else TDA(checkpoints=points)
         return GEX(n_steps=gex_steps) if name == "gex" else name
 
-    def call(self, name: str, gex_steps: int) -> Callable[[], np.ndarray]:
+    def call(self, name: str, gex_steps: int, *, short: bool = False) -> Callable[[], np.ndarray]:
         """What is timed: a call as a user would write it, every gradient included."""
         judges = () if name.startswith("self_") else (self.X_val, self.y_val)
-        rows = (self.X, self.y, *judges)
-        return partial(_quietly, influence_scores, self.estimator, *rows, method=self.method(name, gex_steps))
+        method = self.method(name, gex_steps, short=short)
+        return partial(_quietly, influence_scores, self.estimator, self.X, self.y, *judges, method=method)
 
-    def count_refits(self, name: str, n_permutations: int) -> int:
-        """How many models a method fits that refits."""
-        method: Any = DataShapley(n_permutations) if name == "data_shapley" else name
+    def count_refits(self, name: str) -> int:
+        """How many models a method fits that refits: Shapley values in few orders."""
+        method = self.method(name, 0, short=True)
         selector = InfluenceSelector(FrozenEstimator(self.estimator), method=method, random_state=0)
         _quietly(selector.fit, self.X, self.y, X_val=self.X_val, y_val=self.y_val)
         return int(selector.diagnostics_[0]["n_refits"])
@@ -116,9 +128,21 @@ def net_task(n: int, width: int, n_classes: int) -> Task:
         loss(module(torch.from_numpy(X[:256])), torch.from_numpy(y[:256])).backward()
         optimizer.step()
     module.zero_grad()
-    trained = MLPClassifier((width, width), max_iter=EPOCHS, batch_size=min(128, n), random_state=0)
-    refit = partial(_quietly, trained.fit, X[:n], y[:n])
+    refit = partial(_quietly, _trainable(n, width).fit, X[:n], y[:n])
     return Task(NET, DifferentiableNet((module.eval(), loss)), X[:n], y[:n], X[n:], y[n:], refit, n_classes)
+
+
+def trained_net_task(n: int, width: int, n_classes: int) -> Task:
+    """Such an MLP as an estimator that can be fitted again, for the methods that do."""
+    X, outputs = _draw(n, INPUTS, n_classes)
+    X, y = X.astype(np.float32), outputs.argmax(axis=1)
+    net = _trainable(n, width)
+    refit = partial(_quietly, net.fit, X[:n], y[:n])
+    return Task(NET, refit(), X[:n], y[:n], X[n:], y[n:], refit, n_classes)
+
+
+def _trainable(n: int, width: int) -> MLPClassifier:
+    return MLPClassifier((width, width), max_iter=EPOCHS, batch_size=min(128, n), random_state=0)
 
 
 def _draw(n: int, d: int, n_classes: int) -> tuple[np.ndarray, np.ndarray]:

@@ -4,22 +4,27 @@ Appendix A.5 (Table 6) and Figure 2 of "Revisit, Extend, and Enhance Hessian-Fre
 times leave out the gradients, which it takes to be there already; to make them, it says, takes 61 s and 4 s on
 CIFAR-10N, for the training and the validation rows. Here nothing is there already: a time is that of the whole call,
 `influence_scores` on a fitted model, its set-up, gradients, curvature and products included, with each method's default
-settings, and five checkpoints for "tracin" and "tda". Rows are drawn, and a validation row comes to twenty training
-rows.
+settings, and five checkpoints for "tracin" and "tda". "gex" is given its number of steps: left without any, it makes no
+members for a linear model and is IP. "exact" is "cg" on the net, which has too many parameters for its Hessian to be
+made. Rows are drawn, and a validation row comes to twenty training rows.
 
 Times are seconds of the processor on one thread, which a busy machine does not change much. Methods are called turn by
 turn, and the multiple is the median over rounds of a call's time by that of IP in the same round; a method whose first
-call takes more than two seconds is called once, between three calls of IP. How time grows is measured by itself: one
-size is changed, the others stay, the median of three calls is taken (of one where it takes over half a second), and the
-slope is that of a line through the logarithms of the three largest sizes. A method that took over five seconds is not
-tried at the next size. What a call costs whatever its size, some 2 ms for a linear model and 15 ms for a net, is in all
-times: it lowers the multiples of a net somewhat, and flattens the slopes of the quick methods.
+call takes more than two seconds is called once, between three calls of IP. What a call costs whatever its size, some
+2 ms for a linear model and 15 ms for a net, is in all times: it lowers the multiples of a net somewhat, and flattens
+the slopes of the quick methods.
 
-What refits is run on few rows, where its fits are counted ("data_shapley" in two orders of the rows of its hundred),
+What refits is run on few rows, where its fits are counted (Shapley values in two orders of the rows of their hundred),
 and put in proportion for the task: **extrapolated, not run**, at the time of one fit of the task, which for Shapley
-values, whose fits are on parts of the rows, is too much by about a half. "self_lissa"
-of the net is not run either: it is a solve of "lissa" for each row. A net is fitted here in 20 epochs; a real one takes
-longer.
+values, whose fits are on parts of the rows, is too much by about a half. "self_lissa" of the net is not run either: it
+is a solve of "lissa" for each row. A net is fitted here in 20 epochs; a real one takes longer.
+
+How time grows is measured by itself: one size is changed, the others stay, the median of three calls is taken (of one
+where it takes over half a second), and the slope is that of a line through the logarithms of the three largest sizes. A
+method that took over five seconds is not tried at the next size. What takes longer still does a part of its work, named
+in the table, and what refits, or solves for each row of a net, is tried on few rows and small nets; where the sizes are
+not those of IP they stand beside the slope. On small ones much of the time does not depend on the size, and more rows
+cost more than such a slope says.
 
 The published multiples are for IP's 0.03 s (0.28 s on CIFAR-100N), a ResNet-34 and a GPU; its "GEX" and "TracIn" leave
 out what makes the members and the checkpoints. "With its gradients" adds the paper's own 61 and 4 seconds to both sides
@@ -38,20 +43,31 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from .. import _runner
-from ._cost_tasks import GRADIENTS, IP, LINEAR, NET, REFITS, SELF_LISSA, Task, linear_task, net_task
+from ._cost_tasks import (
+    GRADIENTS,
+    IP,
+    LINEAR,
+    NET,
+    ORDERS,
+    PERMUTATIONS,
+    REFITS,
+    SELF_LISSA,
+    SHORT,
+    Task,
+    linear_task,
+    net_task,
+    trained_net_task,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ROUNDS, SLOW = 7, 2.0  # seconds from which on a method is called once
 GROWTH_ROUNDS, UNHURRIED, GIVEN_UP = 3, 0.5, 5.0
-ORDERS, PERMUTATIONS = 2, 100  # of Shapley values: counted, and the package's default
-#: Not run on the net. ``exact`` is ``cg`` there, for it has too many parameters; ``self_lissa`` would take days.
-NOT_ON_NETS = ("exact", SELF_LISSA)
-#: Not in the growth: too long to see it grow; on a net a fixed number of steps of SGD, half a minute of them.
-NOT_IN_GROWTH = {LINEAR: (SELF_LISSA,), NET: ("gex",)}
 #: Left out of a quick run: hundreds of products with the Hessian, whatever the size.
-LONG = ("cg", "lissa", "arnoldi", "trak", "gex")
+LONG = ("exact", "cg", "lissa", "arnoldi", "trak", "gex")
+#: Of which a part is done where the cost on nets is seen to grow: half a minute and more by default.
+IN_PART_ON_NETS = ("lissa", "gex")
 #: Seconds without gradients on CIFAR-10N, CIFAR-100N and Animal-10N (Table 6); IP's are those of its ensemble there.
 PUBLISHED = {
     "ip": (0.03, 0.28, 0.03),
@@ -67,39 +83,65 @@ PUBLISHED = {
 }
 PUBLISHED_GRADIENTS = 61.0 + 4.0
 MEASURED, EXTRAPOLATED = "measured", "extrapolated"
-ROWS, WIDTH, CLASSES = "rows", "width", "classes"
+AXES = ROWS, WIDTH, CLASSES = "rows", "width", "classes"
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """Methods, what they are tried on as (rows, features or width, classes), and by what each of the three grows."""
+
+    task: Callable[[int, int, int], Task]
+    base: tuple[int, int, int]
+    factors: dict[str, tuple[float, ...]]
+    methods: tuple[str, ...]
+    short: bool = False
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of tasks as (rows, features or width, classes); and by what each is multiplied to see the cost grow."""
+    """Of the tasks as (rows, features or width, classes); the ladders on which the cost is seen to grow."""
 
     linear: tuple[int, int, int]
     net: tuple[int, int, int]
     small: tuple[int, int, int]
-    linear_growth: tuple[int, int, int]
-    net_growth: tuple[int, int, int]
-    factors: dict[str, tuple[float, ...]]
+    ladders: tuple[Ladder, ...]
     gex_steps: int
     rounds: int
-    not_on_nets: tuple[str, ...]
+    on_nets: tuple[str, ...]
 
-    def names(self, family: str) -> list[str]:
-        """The methods that are timed on tasks of a family."""
-        return [name for name in GRADIENTS if family == LINEAR or name not in self.not_on_nets]
+    def names(self, family: str) -> tuple[str, ...]:
+        """The methods that are timed on the task of a family."""
+        return GRADIENTS if family == LINEAR else self.on_nets
 
 
+def _but(*names: str) -> tuple[str, ...]:
+    """The methods that do not refit, but for some."""
+    return tuple(name for name in GRADIENTS if name not in names)
+
+
+FAR = {ROWS: (0.25, 0.5, 1, 2, 4, 8), WIDTH: (0.5, 1, 2, 4), CLASSES: (0.5, 1, 2, 4)}
+NEAR = dict.fromkeys(AXES, (0.5, 1, 2))
 FULL = Sizes(
     linear=(12_000, 50, 10), net=(2000, 256, 10), small=(200, 20, 3),
-    linear_growth=(8000, 50, 6), net_growth=(2000, 128, 6),
-    factors={ROWS: (0.25, 0.5, 1, 2, 4, 8), WIDTH: (0.5, 1, 2, 4), CLASSES: (0.5, 1, 2, 4)},
-    gex_steps=800, rounds=ROUNDS, not_on_nets=NOT_ON_NETS,
+    ladders=(
+        Ladder(linear_task, (8000, 50, 6), FAR, GRADIENTS),
+        Ladder(linear_task, (200, 25, 6), NEAR | {ROWS: (1, 2, 4, 8)}, REFITS, short=True),
+        Ladder(net_task, (2000, 128, 6), FAR, _but(SELF_LISSA, *IN_PART_ON_NETS)),
+        Ladder(net_task, (2000, 128, 6), FAR, IN_PART_ON_NETS, short=True),
+        Ladder(net_task, (128, 64, 6), NEAR, (SELF_LISSA,), short=True),
+        Ladder(trained_net_task, (100, 16, 6), NEAR, REFITS, short=True),
+    ),
+    gex_steps=800, rounds=ROUNDS, on_nets=_but(SELF_LISSA),
 )  # fmt: skip
+TWO_SIZES = {ROWS: (1, 2), WIDTH: (1,), CLASSES: (1,)}
 QUICK = Sizes(
-    linear=(200, 8, 3), net=(60, 6, 3), small=(20, 2, 2), linear_growth=(60, 4, 3), net_growth=(40, 4, 3),
-    factors={ROWS: (1, 2), WIDTH: (1,), CLASSES: (1,)}, gex_steps=5, rounds=1, not_on_nets=(*NOT_ON_NETS, *LONG),
+    linear=(200, 8, 3), net=(60, 6, 3), small=(20, 2, 2),
+    ladders=(
+        Ladder(linear_task, (60, 4, 3), TWO_SIZES, GRADIENTS),
+        Ladder(net_task, (40, 4, 3), TWO_SIZES, _but(SELF_LISSA, *LONG)),
+    ),
+    gex_steps=5, rounds=1, on_nets=_but(SELF_LISSA, *LONG),
 )  # fmt: skip
-MAKERS: dict[str, Callable[[int, int, int], Task]] = {LINEAR: linear_task, NET: net_task}
 
 
 def run(*, quick: bool = False, data_home: str | None = None) -> dict[str, Any]:
@@ -114,10 +156,7 @@ def run(*, quick: bool = False, data_home: str | None = None) -> dict[str, Any]:
             tasks = [linear_task(*sizes.linear), net_task(*sizes.net)]
             rows = [row for task in tasks for row in multiples(task, sizes)]
             growth = [
-                point
-                for family, base in ((LINEAR, sizes.linear_growth), (NET, sizes.net_growth))
-                for axis in (ROWS, WIDTH, CLASSES)
-                for point in grow(family, axis, base, sizes)
+                point for ladder in sizes.ladders for axis in AXES for point in grow(ladder, axis, sizes.gex_steps)
             ]
     finally:
         torch.set_num_threads(threads)
@@ -155,8 +194,9 @@ def extrapolated(task: Task, rows: list[dict[str, Any]], sizes: Sizes) -> list[d
     """What refits, and a net's Hessian-based self-influence, put in proportion."""
     found = {row["method"]: row["seconds"] for row in rows}
     small, fit = linear_task(*sizes.small), statistics.median(seconds(task.refit) for _ in range(3))
-    refits = {name: small.count_refits(name, ORDERS) / len(small.X) for name in REFITS}
-    refits["data_shapley"] *= PERMUTATIONS / ORDERS
+    refits = {name: small.count_refits(name) / len(small.X) for name in REFITS}
+    for name in set(REFITS) & set(SHORT):
+        refits[name] *= PERMUTATIONS / ORDERS
     times = {name: refits[name] * len(task.X) * fit for name in REFITS}
     if SELF_LISSA not in found and "lissa" in found:
         times[SELF_LISSA] = found["lissa"] * len(task.X)
@@ -180,19 +220,19 @@ def _row(task: Task, name: str, time_: float, ratios: list[float], how: str) -> 
     }
 
 
-def grow(family: str, axis: str, base: tuple[int, int, int], sizes: Sizes) -> list[dict[str, Any]]:
+def grow(ladder: Ladder, axis: str, gex_steps: int) -> list[dict[str, Any]]:
     """One point a method and size: seconds, as one size of the task grows."""
-    at = (ROWS, WIDTH, CLASSES).index(axis)
-    names = [name for name in sizes.names(family) if name not in NOT_IN_GROWTH[family]]
+    at = AXES.index(axis)
+    names = list(ladder.methods)
     points = []
-    for factor in sizes.factors[axis]:
-        task = MAKERS[family](*(round(size * factor) if i == at else size for i, size in enumerate(base)))
+    for factor in ladder.factors[axis]:
+        task = ladder.task(*(round(size * factor) if i == at else size for i, size in enumerate(ladder.base)))
         if axis == WIDTH:
-            x = task.n_params if family == NET else task.X.shape[1]
+            x = task.n_params if task.family == NET else task.X.shape[1]
         else:
             x = len(task.X) if axis == ROWS else task.n_classes
-        calls = {name: task.call(name, sizes.gex_steps) for name in names}
-        calls[IP]()
+        calls = {name: task.call(name, gex_steps, short=ladder.short) for name in names}
+        task.call(IP, gex_steps)()  # what is kept for the next call
         times = {name: [seconds(call)] for name, call in calls.items()}
         for _ in range(GROWTH_ROUNDS - 1):
             for name, call in calls.items():
@@ -200,7 +240,14 @@ def grow(family: str, axis: str, base: tuple[int, int, int], sizes: Sizes) -> li
                     times[name].append(seconds(call))
         found = {name: statistics.median(values) for name, values in times.items()}
         points += [
-            {"task": family, "axis": axis, "x": x, "method": name, "seconds": float(f"{found[name]:.4g}")}
+            {
+                "task": task.family,
+                "axis": axis,
+                "x": x,
+                "method": name,
+                "seconds": float(f"{found[name]:.4g}"),
+            }
+            | ({"part": SHORT[name][0]} if ladder.short and name in SHORT else {})
             for name in names
         ]
         names = [name for name in names if name == IP or found[name] <= GIVEN_UP]
@@ -264,17 +311,25 @@ def _beside_published(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _slopes(growth: list[dict[str, Any]], family: str) -> list[dict[str, Any]]:
+    """A row a method; where it was tried on other sizes than IP its own stand beside the slope."""
     own = [point for point in growth if point["task"] == family]
+    sizes = {axis: _range([point for point in own if (point["axis"], point["method"]) == (axis, IP)]) for axis in AXES}
     table = []
     for name in dict.fromkeys(point["method"] for point in own):
-        line: dict[str, Any] = {"method": name}
-        for axis in (ROWS, WIDTH, CLASSES):
-            points = [point for point in own if (point["method"], point["axis"]) == (name, axis)]
-            sizes = [point["x"] for point in own if point["axis"] == axis and point["method"] == IP]
-            found = slope(points)
-            line[f"in {_axis(family, axis)}, {min(sizes):,} to {max(sizes):,}"] = found and f"{found:.2f}"
+        points = [point for point in own if point["method"] == name]
+        line: dict[str, Any] = {"method": name, "part": points[0].get("part", "all")}
+        for axis in AXES:
+            along = [point for point in points if point["axis"] == axis]
+            found, tried = slope(along), _range(along)
+            beside = "" if tried == sizes[axis] else f" ({tried})"
+            line[f"in {_axis(family, axis)}, {sizes[axis]}"] = found and f"{found:.2f}{beside}"
         table.append(line)
     return table
+
+
+def _range(points: Sequence[dict[str, Any]]) -> str:
+    sizes = [point["x"] for point in points]
+    return f"{min(sizes):,} to {max(sizes):,}"
 
 
 def _axis(family: str, axis: str) -> str:
@@ -296,12 +351,11 @@ def figures(result: dict[str, Any]) -> dict[str, Figure]:
     }
 
 
-def _of_tasks(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Method -> task -> multiple, those that were measured, the dearest for a net last."""
-    by_method: dict[str, dict[str, float]] = {}
+def _of_tasks(rows: list[dict[str, Any]]) -> dict[str, dict[str, tuple[float, bool]]]:
+    """Method -> task -> multiple, and whether it was measured; the dearest for a net last."""
+    by_method: dict[str, dict[str, tuple[float, bool]]] = {}
     for row in sorted(rows, key=lambda row: (row["task"] != NET, row["ratio"])):
-        if row["how"] == MEASURED:
-            by_method.setdefault(row["method"], {})[row["task"]] = row["ratio"]
+        by_method.setdefault(row["method"], {})[row["task"]] = (row["ratio"], row["how"] == MEASURED)
     return by_method
 
 
