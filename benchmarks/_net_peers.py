@@ -272,7 +272,7 @@ def pydvl_datainf(case: NetCase, batch: int, damping: float) -> torch.Tensor:
 
 
 def pydvl_ekfac(case: NetCase, batch: int, damping: float) -> torch.Tensor:
-    """Its EKFAC with corrected eigenvalues."""
+    """Its EKFAC with corrected eigenvalues, of a matrix that is not the Fisher matrix: tests/test_net_peers.py."""
     from pydvl.influence.torch import EkfacInfluence
 
     module = copy.deepcopy(case.module)

@@ -322,9 +322,14 @@ def dense_datainf(case: NetCase) -> np.ndarray:
     return scores
 
 
-def dense_ekfac(case: NetCase, *, labels: str | torch.Tensor = "true") -> np.ndarray:
-    """George et al., NeurIPS 2018, for each layer: of the empirical Fisher matrix (``labels="true"``), of the Fisher
-    matrix itself, the expectation over the labels that the net predicts (``labels="expected"``), or of labels given.
+def dense_ekfac(
+    case: NetCase, *, labels: str = "true", curved: NetCase | None = None, damping: float | None = None
+) -> np.ndarray:
+    """George et al., NeurIPS 2018, for each layer: of the empirical Fisher matrix (``labels="true"``), or of the
+    Fisher matrix itself, the expectation over the labels that the net predicts (``labels="expected"``).
+
+    Given ``curved``, the same rows with other labels or another loss, it is of the squares of the gradients there. The
+    damping is a tenth of a layer's mean eigenvalue, or one number for all.
     """
     inputs = []
     case = doubled(case)
@@ -335,10 +340,8 @@ def dense_ekfac(case: NetCase, *, labels: str | torch.Tensor = "true") -> np.nda
         x = part(x)
     own, wanted = layer_gradients(case)
     # Gradients of the rows under the labels that they could have, and the labels' probabilities.
-    draws = [(np.ones(case.n), own)]
-    if isinstance(labels, torch.Tensor):
-        draws = [(np.ones(case.n), layer_gradients(replace(case, y=labels))[0])]
-    elif labels == "expected":
+    draws = [(np.ones(case.n), own if curved is None else layer_gradients(curved)[0])]
+    if labels == "expected":
         chances = torch.softmax(x.detach(), dim=1).numpy()
         draws = [(p, layer_gradients(replace(case, y=torch.full_like(case.y, k)))[0]) for k, p in enumerate(chances.T)]
     scores = np.zeros(case.n)
@@ -348,18 +351,18 @@ def dense_ekfac(case: NetCase, *, labels: str | torch.Tensor = "true") -> np.nda
         Q_A, Q_B = np.linalg.eigh(A.T @ A)[1], np.linalg.eigh(moment)[1]
         spectrum = sum((p[:, None, None] * (Q_B.T @ drawn[layer] @ Q_A) ** 2).sum(axis=0) for p, drawn in draws)
         spectrum /= case.n
-        turned = Q_B.T @ g @ Q_A / (spectrum + 0.1 * spectrum.mean())
+        turned = Q_B.T @ g @ Q_A / (spectrum + (0.1 * spectrum.mean() if damping is None else damping))
         scores += ((Q_B.T @ rows @ Q_A) * turned).sum(axis=(1, 2)) / case.n
     return scores
 
 
-def drawn_labels(case: NetCase, seed: int) -> torch.Tensor:
-    """The labels that `EKFACInverse(random_state=seed)` draws from a net of class scores."""
+def with_drawn_labels(case: NetCase, seed: int) -> NetCase:
+    """With the labels that `EKFACInverse(random_state=seed)` draws from a net of class scores."""
     seed = np.random.RandomState(seed).randint(np.iinfo(np.int32).max)
     draws = torch.from_numpy(np.random.RandomState(seed).random_sample((case.n, 1)))
     with torch.no_grad():
         below = torch.softmax(case.module(case.X), dim=1).double().cumsum(dim=1)
-    return (below < draws).sum(dim=1).clamp(max=below.shape[1] - 1)
+    return replace(case, y=(below < draws).sum(dim=1).clamp(max=below.shape[1] - 1))
 
 
 def dense_gauss_newton(case: NetCase, damping: float) -> np.ndarray:

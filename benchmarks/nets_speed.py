@@ -271,7 +271,7 @@ def reference(case: Any, covered: str, kind: str) -> np.ndarray:
     if kind == EKFAC:
         return _nets.dense_ekfac(case)
     if kind == EKFAC_DRAWN:
-        return _nets.dense_ekfac(case, labels=_nets.drawn_labels(case, LABEL_SEED))
+        return _nets.dense_ekfac(case, curved=_nets.with_drawn_labels(case, LABEL_SEED))
     if kind == CG:
         return _nets.dense_gauss_newton(case, CG_DAMPING)
     found: np.ndarray = _nets.reference(case, covered, kind == SELF).numpy()

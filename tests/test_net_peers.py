@@ -19,6 +19,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from skinfluence import influence_scores, methods
 from skinfluence.nets import DifferentiableNet
+from skinfluence.preconditioners import EKFACInverse
 
 torch = pytest.importorskip("torch", reason="nets need torch")
 
@@ -305,6 +306,43 @@ def test_ekfac_with_drawn_labels_tends_to_that_of_the_fisher_matrix(nets, packag
     assert off(found, wanted) < 0.06
     assert np.corrcoef(found, wanted)[0, 1] > 0.999
     assert off(empirical, wanted) > 1
+
+
+class RootsOfChances(nn.Module):
+    """What pyDVL differentiates in the place of a loss: log probabilities, each times the root of its probability."""
+
+    def __init__(self, reduction: str = "mean") -> None:
+        super().__init__()
+        self.reduction = reduction
+
+    def forward(self, F: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        logs = F.log_softmax(dim=1)
+        found = (logs * logs.detach().exp().sqrt()).sum(dim=1)
+        return found.sum() if self.reduction == "sum" else found.mean()
+
+
+@pytest.mark.parametrize("net", ["linear", "MLP"])
+def test_ekfac_is_of_the_fisher_matrix_and_pydvls_is_not(nets, net):
+    """The Fisher matrix is ``sum_k p_k g_k g_k'``, of the labels' gradients. pyDVL's is ``s s'`` with ``s = sum_k
+    sqrt(p_k) g_k``, whose products of two labels' gradients do not belong there; no setting of it has others.
+    """
+    installed("pydvl.influence.torch")
+    case = nets[net]
+    for damping in (1e-4, 0.1):
+        with _net_peers._quiet():
+            found = _net_peers.pydvl_ekfac(single(case), 8, damping)
+        theirs = _nets.dense_ekfac(case, curved=replace(case, loss=RootsOfChances()), damping=damping)
+        assert off(found, theirs) < 1e-5
+        for labels in ("expected", "true"):
+            assert off(found, _nets.dense_ekfac(case, labels=labels, damping=damping)) > 0.1
+    assert off(ours(case, methods.EKFAC(labels="true")), _nets.dense_ekfac(case)) < 1e-8
+
+
+@pytest.mark.parametrize("net", ["linear", "MLP"])
+def test_ekfac_with_drawn_labels_is_the_formula_with_the_same_draws(nets, net):
+    case = nets[net]
+    drawn = methods.GradientMethod(preconditioner=EKFACInverse(random_state=3))
+    assert off(ours(case, drawn), _nets.dense_ekfac(case, curved=_nets.with_drawn_labels(case, 3))) < 1e-8
 
 
 # --- random projections -----------------------------------------------------------------------------------------------
