@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 import tracemalloc
 
@@ -215,6 +216,49 @@ def test_a_row_that_is_too_large_raises(rng):
     net = Little(0).double()
     with pytest.raises(Exception, match="out of memory"):
         influence_scores((net, nn.CrossEntropyLoss()), rng.standard_normal((5, 4)), [0, 1, 2, 0, 1])
+
+
+def tf32():
+    """What is set of it, by the names of every torch."""
+    backends = torch.backends
+    if hasattr(backends.cudnn, "conv"):
+        return [owner.fp32_precision for owner in (backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul)]
+    return [backends.cudnn.allow_tf32, backends.cuda.matmul.allow_tf32]
+
+
+class Watched(nn.Module):
+    """Notes the settings that it is asked under."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.seen = nn.Linear(4, 3), []
+
+    def __deepcopy__(self, memo):
+        made = Watched()
+        made.inner, made.seen = copy.deepcopy(self.inner, memo), self.seen
+        return made
+
+    def forward(self, x):
+        self.seen.append((len(x), tf32()))
+        return self.inner(x)
+
+
+def test_derivatives_are_compared_in_full_precision_and_scores_taken_as_the_user_says(rng):
+    before = tf32()
+    assert before[0] in (True, "tf32")  # torch's own setting for convolutions
+    net = Watched().double()
+    influence_scores((net, nn.CrossEntropyLoss()), rng.standard_normal((50, 4)), rng.randint(0, 3, 50))
+    assert tf32() == before
+    probed = [settings for n, settings in net.seen if n < 10]
+    full = [False, False] if len(before) == 2 else ["ieee"] * 3
+    assert full in probed
+    assert [settings for n, settings in net.seen if n == 50] == [
+        before
+    ] * 2  # the pass forward and that on dual numbers
+    net.seen.clear()
+    with pytest.raises(ValueError, match="fails on these rows"):
+        influence_scores((net, nn.CrossEntropyLoss()), rng.standard_normal((50, 5)), rng.randint(0, 3, 50))
+    assert tf32() == before
 
 
 def test_rows_are_scored_alike_in_parts(rows):

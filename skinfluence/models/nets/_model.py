@@ -335,7 +335,7 @@ class NetModel:
         """How layers are read, whether the rest goes by vmap, and how many rows may go at once for its sake."""
         if self.state.plan is None:
             few, theta = self._few(rows), self.net.unflat(self._params)
-            with self.net.still():
+            with self.net.still(exact=True):
                 batch = few.batch(self.net.device, self.net.cast)
                 D = self.net.tensor(np.random.RandomState(0).standard_normal((len(few), self.n_outputs)))
                 self.state.plan = make_plan(self.net, theta, batch, lambda F: D, tolerance_of(self.net))

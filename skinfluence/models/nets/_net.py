@@ -15,6 +15,7 @@ from torch import nn
 from torch.func import functional_call
 
 from ..._seeds import TORCH_LOCK
+from ._precision import full_precision
 
 Tensors = dict[str, torch.Tensor]
 
@@ -99,16 +100,17 @@ class Net:
         return self.structure.flat(out)
 
     @contextmanager
-    def still(self) -> Iterator[None]:
+    def still(self, *, exact: bool = False) -> Iterator[None]:
         """The lock held, and the random numbers of torch and NumPy, which a module may draw, put back afterwards.
 
         Inference mode is off, in which torch takes no derivatives; and on CUDA the fused recurrence, which has no
-        backward pass in evaluation mode.
+        backward pass in evaluation mode. ``exact`` is for what is compared: see `full_precision`.
         """
         devices = [self.device] if self.device.type == "cuda" else []
         plain = self.recurrent and self.device.type == "cuda"
         kernels = torch.backends.cudnn.flags(enabled=False) if plain else nullcontext()
-        with TORCH_LOCK, torch.inference_mode(False), torch.random.fork_rng(devices=devices), kernels:
+        rounding = full_precision() if exact else nullcontext()
+        with TORCH_LOCK, torch.inference_mode(False), torch.random.fork_rng(devices=devices), kernels, rounding:
             drawn = np.random.get_state()  # noqa: NPY002 - it is the global state that a module may draw from
             try:
                 yield

@@ -68,7 +68,7 @@ def look_at(net: Net, theta: Tensors, rows: NetRows, state: State) -> None:
 
     hooks = [module.register_forward_hook(note) for module in net.module.modules()]
     try:
-        with net.still(), torch.no_grad():
+        with net.still(exact=True), torch.no_grad():
             batch = few.batch(net.device, net.cast)
             F = _first_outputs(net, theta, batch, few)
             again = net.raw(theta, batch)
@@ -91,7 +91,7 @@ def look_at(net: Net, theta: Tensors, rows: NetRows, state: State) -> None:
 def look_at_others(net: Net, theta: Tensors, rows: NetRows) -> None:
     """Raise if the net does not take these rows as it took those before."""
     few = rows[: min(2, len(rows))]
-    with net.still(), torch.no_grad():
+    with net.still(exact=True), torch.no_grad():
         F = _first_outputs(net, theta, few.batch(net.device, net.cast), few)
     if F.shape[1] != net.n_outputs:
         raise ValueError(
@@ -133,8 +133,10 @@ def find_engine(net: Net, theta: Tensors, state: State) -> None:
         If none of those asked for does, or if a row's outputs depend on the rows that go through with it.
     """
     assert state.few is not None
-    tolerance = tolerance_of(net)
-    with net.still():
+    # Under other settings torch would compile anew, which takes seconds: there rounding is borne with.
+    exact = state.engine != "compiled"
+    tolerance = tolerance_of(net) if exact or net.device.type == "cpu" else LOOSE
+    with net.still(exact=exact):
         batch = state.few.batch(net.device, net.cast)
         with torch.no_grad():
             F = net.raw(theta, batch)
@@ -197,7 +199,7 @@ def _alone(net: Net, theta: Tensors, batch: Any, D: torch.Tensor) -> Iterator[tu
 def can_vmap(net: Net, theta: Tensors, state: State, *, jacobian: bool = False) -> bool:
     """Whether per-row gradients (or Jacobians) by vmap are those of the rows' own backward passes."""
     assert state.few is not None
-    with net.still():
+    with net.still(exact=True):
         batch = state.few.batch(net.device, net.cast)
         with torch.no_grad():
             D, _ = _directions(net, net.raw(theta, batch))
@@ -222,7 +224,7 @@ def can_pull_duals(net: Net, theta: Tensors, state: State) -> bool:
     assert state.few is not None
     if state.engine not in GRAPHED or net.recurrent:
         return False
-    with net.still(), torch.enable_grad():
+    with net.still(exact=True), torch.enable_grad():
         batch = state.few.batch(net.device, net.cast)
         plain, leaves = as_leaves(theta), as_leaves(theta)
         F = net.raw(plain, batch)
