@@ -152,7 +152,11 @@ def test_slope_is_that_of_the_power():
 
 
 def test_published_multiples_with_and_without_gradients():
-    (line,) = [line for line in cost._beside_published([]) if line["method"] == "ekfac"]
+    lines = {line["method"]: line for line in cost._beside_published([])}
+    assert [*lines][: len(cost.PUBLISHED)] == [*cost.PUBLISHED]
+    assert set(lines) == set(METHODS)
+    assert set(lines["trak"].values()) == {"trak", None}
+    line = lines["ekfac"]
     assert line["published, CIFAR-10N"] == "751"
     assert line["published, with its gradients"] == f"{(22.54 + 65) / (0.03 + 65):.2f}" == "1.35"
 

@@ -42,6 +42,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from skinfluence.methods import METHODS
+
 from .. import _runner
 from ._cost_tasks import (
     GRADIENTS,
@@ -293,19 +295,22 @@ def _multiples(rows: list[dict[str, Any]], family: str) -> list[dict[str, Any]]:
 
 
 def _beside_published(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row a method, those of the paper first."""
     found = {(row["task"], row["method"]): row for row in rows}
     base = PUBLISHED[IP]
     table = []
-    for name, times in PUBLISHED.items():
+    for name in dict.fromkeys([*PUBLISHED, *METHODS]):
         line: dict[str, Any] = {"method": name}
         for family in (LINEAR, NET):
             row = found.get((family, name))
             mark = " (extrapolated)" if row and row["how"] == EXTRAPOLATED else ""
             line[f"here, {family}"] = row and _figures(row["ratio"]) + mark
-        for data, own, ip in zip(("CIFAR-10N", "CIFAR-100N"), times, base, strict=False):
-            line[f"published, {data}"] = _figures(own / ip)
-        with_gradients = (times[0] + PUBLISHED_GRADIENTS) / (base[0] + PUBLISHED_GRADIENTS)
-        line["published, with its gradients"] = f"{with_gradients:.2f}"
+        times = PUBLISHED.get(name)
+        for data, at in (("CIFAR-10N", 0), ("CIFAR-100N", 1)):
+            line[f"published, {data}"] = times and _figures(times[at] / base[at])
+        line["published, with its gradients"] = times and (
+            f"{(times[0] + PUBLISHED_GRADIENTS) / (base[0] + PUBLISHED_GRADIENTS):.2f}"
+        )
         table.append(line)
     return table
 
