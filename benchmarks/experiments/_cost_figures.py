@@ -20,7 +20,7 @@ _LOOKS = {
     "cg": (style.BLUE, "s", "--"),
     "lissa": (style.BLUE, "^", ":"),
     "arnoldi": (style.BLUE, "v", "-."),
-    "self_lissa": (style.BLUE, "x", "-"),
+    "self_lissa": (style.BLUE, "D", "-"),
     "datainf": (style.ORANGE, "o", "-"),
     "ekfac": (style.ORANGE, "s", "--"),
     "tda": (style.ORANGE, "^", ":"),
@@ -32,8 +32,8 @@ _LOOKS = {
     "beta_shapley": (style.SKY, "^", ":"),
 }
 
-_APART = 1.35  # a size that is nearer to the one before gets no figure on the axis
-_PLAIN = StrMethodFormatter("{x:,g}")
+_TICKS = 7  # at most one more than these stand on an axis
+_PLAIN = StrMethodFormatter("{x:,.10g}")
 
 
 def multiples(
@@ -62,7 +62,7 @@ def multiples(
     ax.set_xscale("log")
     ax.xaxis.set_major_formatter(_PLAIN)
     ax.set_yticks(range(len(names)), names)
-    ax.set_xlabel("time as a multiple of ip, gradients included; dotted: a hundred times")
+    ax.set_xlabel("time as a multiple of ip, gradients included; the dotted line is a hundred times")
     figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=1)
     figure.suptitle("What a score costs")
     return figure
@@ -101,7 +101,8 @@ def growth(points: list[dict[str, Any]], name_of: Callable[[str, str], str]) -> 
 def _spaced(sizes: set[int]) -> list[int]:
     """The sizes whose figures do not stand in one another's way."""
     kept: list[int] = []
+    apart = (max(sizes) / min(sizes)) ** (1 / _TICKS)
     for size in sorted(sizes):
-        if not kept or size >= _APART * kept[-1]:
+        if not kept or size >= apart * kept[-1]:
             kept.append(size)
     return kept
