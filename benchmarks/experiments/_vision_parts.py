@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from .._stored_parts import Parts
@@ -17,8 +17,17 @@ LINEAR = "linear"
 #: What a net's part is called in which the baselines are that train on folds.
 FOLDS = ", folds"
 Part = tuple[str, str, int]
-Runs = tuple[tuple[str, ...], range]
-"""Kinds of noise, and seeds."""
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Kinds of noise and seeds of a net, and whether the baselines were run that train on folds."""
+
+    noises: tuple[str, ...]
+    seeds: range
+    folds: bool = True
+
+
 AllSizes = tuple[Sizes, Mapping[str, NetSizes]]
 """Of the linear head, and of each net."""
 
@@ -28,10 +37,10 @@ def parts(linear_seeds: range, nets: Mapping[str, Runs]) -> list[Part]:
     found = [(LINEAR, noise, seed) for seed in linear_seeds for noise in NOISES]
     return found + [
         (f"{net}{kind}", noise, seed)
-        for net, (noises, seeds) in nets.items()
-        for kind in ("", FOLDS)
-        for seed in seeds
-        for noise in noises
+        for net, runs in nets.items()
+        for kind in (("", FOLDS) if runs.folds else ("",))
+        for seed in runs.seeds
+        for noise in runs.noises
     ]
 
 
