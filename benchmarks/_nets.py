@@ -194,7 +194,7 @@ def cases(small: bool) -> list[Callable[[], NetCase]]:
     ]
     if not small:
         made.insert(0, lambda: make_case("MLP 2–32–32–1", mlp(2, 32, 32, 1), (2,), n, wide, binary=True))
-        made.append(lambda: make_case("transformer encoder", Encoder(48, 128, 4, 2), (16, 48), 1000, (32, 128)))
+        made.append(lambda: make_case("transformer encoder", Encoder(48, 128, 4, 2), (16, 48), n, (32, 128)))
         made.append(lambda: make_case("ResNet-18", resnet18(), (3, 32, 32), 200, (4, 16)))
     return made
 

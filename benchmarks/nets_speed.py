@@ -167,7 +167,9 @@ def time_net(case: Any, timed: list[Line], seconds: float, rounds: int) -> list[
     """One row for each line; no package's call is given rows that would take it much longer than so many seconds."""
     from . import _nets
 
-    forward_batch = min((*case.batches, 16, case.n), key=lambda b: _best(partial(_nets.forward_pass, case, b), 2))
+    forward_batch = min(
+        (*case.batches, 16, min(case.n, 4096)), key=lambda b: _best(partial(_nets.forward_pass, case, b), 2)
+    )
     forward = partial(_nets.forward_pass, case, forward_batch)
     common = {"net": case.name, "parameters": case.n_params, "n": case.n}
     references: dict[tuple[str, str], np.ndarray] = {}
@@ -245,7 +247,7 @@ def _prepare(
             row["compile_s"] = round(first + _seconds(partial(line.scores, case, 0)), 2)
         row["batch"] = 0
         return case, 0
-    trial = case.first(min(case.n, max(case.n // 20, case.batches[-1])), max(len(case.X_val) // 20, FEW))
+    trial = case.first(min(case.n, case.batches[-1]), max(len(case.X_val) // 20, FEW))
     taken = {}
     for batch in case.batches:
         taken[batch] = _seconds(partial(line.scores, trial, batch))

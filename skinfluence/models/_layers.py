@@ -243,8 +243,10 @@ def chunks(n: int, numbers: int, like: Any) -> Iterator[slice]:
 
 
 def _squares(values: Any) -> Any:
-    """Sums of squares along the last axis."""
-    return _dots(values, values)
+    """Sums of squares along the last axis, without an array of the squares."""
+    if isinstance(values, np.ndarray):
+        return np.einsum("...i,...i->...", values, values)
+    return values.norm(dim=-1).square()
 
 
 def _dots(left: Any, right: Any) -> Any:

@@ -19,6 +19,7 @@ import torch.nn.functional as nnf
 from torch.autograd.graph import get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
+from ._engines import PLAIN_RULES
 from ._net import Tensors
 
 
@@ -40,7 +41,10 @@ class Call:
 
 
 class Watch(TorchFunctionMode):
-    """Notes the calls that use some of the parameters ``theta``, while a net runs on ``n_rows`` rows."""
+    """Notes the calls that use some of the parameters ``theta``, while a net runs on ``n_rows`` rows.
+
+    It goes by the rules of `written_out` too: two modes would each be told of whatever is asked of a tensor.
+    """
 
     def __init__(self, theta: Tensors, n_rows: int) -> None:
         super().__init__()
@@ -58,7 +62,7 @@ class Watch(TorchFunctionMode):
             return self.opened(*args, **kwargs)
         reader = _READERS.get(func)
         if reader is None:
-            return func(*args, **kwargs)
+            return PLAIN_RULES.get(func, func)(*args, **kwargs)
         return self.noted(func, reader, args, kwargs)
 
     def noted(self, func: Any, reader: Any, args: Any, kwargs: Any) -> Any:

@@ -14,7 +14,7 @@ from ._captures import Call, Watch
 from ._convolutions import ConvRows, padded, positions
 from ._engines import batch_rows, written_out
 from ._net import Net, Tensors, as_leaves
-from ._row_gradients import Pull, row_gradients, row_gradients_by_loop
+from ._row_gradients import OwnRows, Pull, row_gradients
 
 _LAYOUTS = ("first", "second", "merged_rows", "merged_positions")
 _FEW_GROUPS = 8
@@ -81,7 +81,7 @@ def watched(
     net: Net, theta: Tensors, batch: Any, pull: Pull
 ) -> tuple[torch.Tensor, list[Call], list[torch.Tensor | None]]:
     """The cotangents of the raw outputs, the calls, and the gradient at each call's output."""
-    with written_out(net), torch.enable_grad():
+    with written_out(net, rules=False), torch.enable_grad():
         leaves = as_leaves(theta)
         watch = Watch(leaves, batch_rows(batch))
         with watch:
@@ -92,13 +92,14 @@ def watched(
     return D, watch.calls, list(deltas)
 
 
-def make_plan(net: Net, theta: Tensors, batch: Any, pull: Pull, tolerance: float) -> Plan:
+def make_plan(net: Net, own: OwnRows, tolerance: float) -> Plan:
     """Try each way of reading the calls on a few rows, and keep what agrees with the rows' own backward passes."""
+    theta = own.theta
     try:
-        D, calls, deltas = watched(net, theta, batch, pull)
+        _, calls, deltas = watched(net, theta, own.batch, lambda F: own.D)
     except (RuntimeError, TypeError, ValueError, AttributeError):  # watching is in the way of this net
         return Plan([], list(theta))
-    truth = _Truth(net, theta, batch, D)
+    truth = _Truth(net, own)
     plan = Plan(signature=_signature(calls))
     by_weight: dict[str, list[int]] = {}
     for i, call in enumerate(calls):
@@ -109,7 +110,7 @@ def make_plan(net: Net, theta: Tensors, batch: Any, pull: Pull, tolerance: float
         for layout in _LAYOUTS:
             if explained & set(names):
                 break
-            read = _arranged(net, theta, calls, deltas, indices, layout, batch_rows(batch))
+            read = _arranged(net, theta, calls, deltas, indices, layout, len(own.D))
             if read is not None and truth.agrees(read, names, tolerance):
                 plan.layers.append((indices, layout))
                 explained |= set(names)
@@ -309,16 +310,18 @@ def _positions(x: torch.Tensor, n: int, layout: str) -> torch.Tensor | None:
 class _Truth:
     """The rows' own gradients: their squared norms, and a weighted sum over rows, for each parameter."""
 
-    def __init__(self, net: Net, theta: Tensors, batch: Any, D: torch.Tensor) -> None:
+    def __init__(self, net: Net, own: OwnRows) -> None:
+        n = len(own.D)
         self.net = net
-        self.weights = np.arange(1.0, D.shape[0] + 1)
-        self.norms = {name: np.zeros(D.shape[0]) for name in theta}
-        self.sums = {name: np.zeros(tensor.numel()) for name, tensor in theta.items()}
-        for i, (row, _) in enumerate(row_gradients_by_loop(net, theta, batch, D, list(theta))):
-            for name, g in row.items():
-                flat = to_numpy(g).reshape(-1)
-                self.norms[name][i] = flat @ flat
-                self.sums[name] += self.weights[i] * flat
+        self.weights = np.arange(1.0, n + 1)
+        self.places = {name: slice(net.offsets[name], net.offsets[name] + t.numel()) for name, t in own.theta.items()}
+        self.norms = {name: np.zeros(n) for name in own.theta}
+        self.sums = np.zeros(net.n_params)
+        for i, (row, _) in enumerate(own):
+            flat = to_numpy(row)
+            self.sums += self.weights[i] * flat
+            for name, at in self.places.items():
+                self.norms[name][i] = flat[at] @ flat[at]
 
     def agrees(self, rows: list[LayerRows], names: list[str], tolerance: float) -> bool:
         """Whether ``rows`` are the gradients in the parameters named."""
@@ -329,9 +332,6 @@ class _Truth:
         flat = np.zeros(self.net.n_params)
         for part in rows:
             part.layer.add(part.total(self.weights), flat)
-        off = size = 0.0
-        for name in names:
-            start = self.net.offsets[name]
-            off = max(off, float(np.abs(flat[start : start + len(self.sums[name])] - self.sums[name]).max()))
-            size = max(size, float(np.abs(self.sums[name]).max()))
+        off = max(float(np.abs(flat[at] - self.sums[at]).max()) for at in map(self.places.__getitem__, names))
+        size = max(float(np.abs(self.sums[at]).max()) for at in map(self.places.__getitem__, names))
         return off <= tolerance * size

@@ -141,16 +141,19 @@ class NetIntake:
 
     def verify(self, rows: NetRows, targets: np.ndarray) -> None:
         check_lengths(rows, targets)
+        with self.model.net.still():
+            self._verify(rows, targets)
+
+    def _verify(self, rows: NetRows, targets: np.ndarray) -> None:
         self.model.probe(rows)
         few = np.unique(np.linspace(0, len(rows) - 1, _N_VERIFIED).astype(int))
         F = self.model.outputs(rows[few])
         if not np.isfinite(F).all():
             return  # said, with the name of the rows, where all outputs are looked at
         try:
-            with self.model.net.still():
-                out, y = self.loss.asked(self.loss.tensor(F), targets[few])
-                complaint = self.loss.rowwise.settle(out, y)
-                l2 = self.penalised(out, y)
+            out, y = self.loss.asked(self.loss.tensor(F), targets[few])
+            complaint = self.loss.rowwise.settle(out, y)
+            l2 = self.penalised(out, y)
         except Exception as error:  # a user's criterion or get_loss may raise anything
             raise TypeError(
                 f"The net's loss cannot be had from its outputs and targets alone: {type(error).__name__}: {error} "
@@ -257,7 +260,7 @@ class Penalised:
                     f"The loss of {self.net.name} adds a term in {name.removeprefix('inner.')!r} that is no L2 "
                     "penalty. It is left out: the scores are those of the rest of the loss.",
                     UserWarning,
-                    stacklevel=5,
+                    stacklevel=6,
                 )
                 continue
             l2[name] = torch.full_like(tensor, rate * self.factor)

@@ -13,7 +13,8 @@ from torch import nn
 from ...losses import Link
 from .._fitted import NO_CLASS
 from ._engines import batch_rows, take_row
-from ._model import NetModel, as_numpy
+from ._first_rows import as_numpy
+from ._model import NetModel
 
 Ask = Callable[[Any, Any, torch.Tensor], torch.Tensor]
 """``(criterion, output, target) -> loss``."""

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from sklearn import get_config
 
 from .._layers import LayerRows
 from .._protocol import Cotangents, TangentCotangents
 from ._engines import forward_graph, jacobians, rows_within, written_out
-from ._ghost import Plan, layer_rows, make_plan
+from ._first_rows import LookedAt, as_numpy
+from ._ghost import layer_rows
 from ._memory import is_out_of_memory
-from ._net import Net, Structure, Tensors, as_leaves
-from ._probe import MOST_ROWS, State, can_pull_duals, can_vmap, engine_of, find_engine, look_at, spread, tolerance_of
+from ._net import Structure, Tensors, as_leaves
+from ._probe import can_pull_duals, can_vmap, engine_of, tolerance_of
 from ._row_gradients import row_gradients_by_loop, squared_norms
 from ._rows import NetRows
 from ._states import state_vector
@@ -23,7 +23,7 @@ from ._states import state_vector
 _NO_SECOND = "torch has no second derivative of {}: {}. Use curvature='gauss_newton', which needs none."
 
 
-class NetModel:
+class NetModel(LookedAt):
     """Raw outputs of a torch module as a function of a flat vector of its chosen parameters.
 
     Outputs and their derivatives along a direction come from one forward pass on dual numbers where torch has its
@@ -31,19 +31,6 @@ class NetModel:
     names it. Rows go through in blocks of a size found from the widest activation, halved when the device runs out of
     memory.
     """
-
-    def __init__(self, net: Net, params: np.ndarray | None = None, state: State | None = None) -> None:
-        self.net = net
-        self.state = State() if state is None else state
-        params = net.flat(net.theta) if params is None else np.array(params, dtype=np.float64).reshape(-1)
-        if params.shape != (net.n_params,):
-            raise ValueError(f"params must have {net.n_params} entries, got {params.shape[0]}.")
-        params.flags.writeable = False
-        self._params = params
-
-    @property
-    def params(self) -> np.ndarray:
-        return self._params
 
     @property
     def n_outputs(self) -> int:
@@ -113,10 +100,11 @@ class NetModel:
                         return self.net.raw(theta, batch), None
                 return engine(self.net, theta, v, batch)
 
-            for at, (f, t) in self._over_blocks(rows, work):
-                F[at] = as_numpy(f)
-                if t is not None:
-                    T[at] = as_numpy(t)
+            with self.net.still():
+                for at, (f, t) in self._over_blocks(rows, work):
+                    F[at] = as_numpy(f)
+                    if t is not None:
+                        T[at] = as_numpy(t)
             Fs.append(F)
             if v is not None:
                 Ts.append(T)
@@ -142,8 +130,7 @@ class NetModel:
         rows = self.rows(X)
         self.probe(rows)
         if self.state.one_pass is None and self.state.engine_found:
-            self._few(rows)
-            self.state.one_pass = can_pull_duals(self.net, self.net.unflat(self._params), self.state)
+            self.state.one_pass = can_pull_duals(self.net, self._own(rows), self.state)
         if self.state.one_pass:
             try:
                 return self._push_and_pull(rows, v, cotangents)
@@ -180,8 +167,9 @@ class NetModel:
             # The module goes another way with these rows than with the first.
             return squared_norms(self.net, theta, batch, self._pull(cotangents, at), self._vmappable(rows))
 
-        for at, found in self._over_blocks(rows, work, most):
-            out[at] = found
+        with self.net.still():
+            for at, found in self._over_blocks(rows, work, most):
+                out[at] = found
         return out
 
     def input_gradient(self, X: Any, cotangents: np.ndarray) -> np.ndarray:
@@ -249,9 +237,8 @@ class NetModel:
     def jacobians(self, X: Any) -> Iterator[np.ndarray]:
         """Jacobians ``(b, K, p)`` of consecutive rows, a few at a time."""
         rows, theta = self.rows(X), self.net.unflat(self._params)
-        self._few(rows)
         if self.state.jacobians_by_vmap is None:
-            self.state.jacobians_by_vmap = can_vmap(self.net, theta, self.state, jacobian=True)
+            self.state.jacobians_by_vmap = can_vmap(self.net, self._own(rows), jacobian=True)
 
         def work(batch: Any, at: slice) -> np.ndarray:
             if self.state.jacobians_by_vmap:
@@ -303,97 +290,3 @@ class NetModel:
             return []
         plan, _, _ = self._plan(self.state.few)
         return [name.removeprefix("inner.") for name in plan.rest]
-
-    # --- first rows ---------------------------------------------------------------------------------------------------
-
-    def rows(self, X: Any) -> NetRows:
-        """Rows as blocks of the net's input; the first that are seen show what it puts out."""
-        rows = X if isinstance(X, NetRows) else NetRows.of(X, self.net.numpy_dtype)
-        if self.net.structure is None:
-            look_at(self.net, self.net.unflat(self._params), rows, self.state)
-        return rows
-
-    def probe(self, rows: NetRows) -> None:
-        """Choose the engine, on some of ``rows``, unless that was done."""
-        if not self.state.engine_found:
-            self.state.few = spread(rows)
-            find_engine(self.net, self.net.unflat(self._params), self.state)
-
-    def _few(self, rows: NetRows) -> NetRows:
-        """The rows that things are tried on: of the first that were seen."""
-        if self.state.few is None:
-            self.state.few = spread(rows)
-        return self.state.few
-
-    def _vmappable(self, rows: NetRows) -> bool:
-        if self.state.vmappable is None:
-            self._few(rows)
-            self.state.vmappable = can_vmap(self.net, self.net.unflat(self._params), self.state)
-        return self.state.vmappable
-
-    def _plan(self, rows: NetRows) -> tuple[Plan, bool, int | None]:
-        """How layers are read, whether the rest goes by vmap, and how many rows may go at once for its sake."""
-        if self.state.plan is None:
-            few, theta = self._few(rows), self.net.unflat(self._params)
-            with self.net.still(exact=True):
-                batch = few.batch(self.net.device, self.net.cast)
-                D = self.net.tensor(np.random.RandomState(0).standard_normal((len(few), self.n_outputs)))
-                self.state.plan = make_plan(self.net, theta, batch, lambda F: D, tolerance_of(self.net))
-        plan = self.state.plan
-        if not plan.rest:
-            return plan, True, None
-        numbers = sum(self.net.theta[name].numel() for name in plan.rest)
-        budget = get_config()["working_memory"] * 2**20 / 4
-        return plan, self._vmappable(rows), max(int(budget / (16 * numbers)), 1)
-
-    # --- within -------------------------------------------------------------------------------------------------------
-
-    def _pull(self, cotangents: Cotangents, at: slice) -> Callable[[torch.Tensor], torch.Tensor]:
-        return lambda F: self._cotangents(F, cotangents, at, 0)
-
-    def _cotangents(self, F: torch.Tensor, cotangents: Cotangents, at: slice, member: int) -> torch.Tensor:
-        D = np.asarray(cotangents(as_numpy(F), at, member))
-        return torch.from_numpy(np.require(D, requirements=["C", "W"])).to(F.dtype).to(F.device)
-
-    def _summed(self, rows: NetRows, work: Callable[[Any, slice], Sequence[torch.Tensor | None]]) -> np.ndarray:
-        """The sum over blocks of tensors in the parameters' shapes, as a vector ``(p,)``; added up in float64."""
-        wide = torch.float32 if self.net.device.type == "mps" else torch.float64
-        summed: Tensors = {}
-        for _, parts in self._over_blocks(rows, work):
-            for name, part in zip(self.net.theta, parts, strict=True):
-                if part is None:
-                    continue
-                if name not in summed:
-                    summed[name] = torch.zeros_like(part, dtype=wide, memory_format=torch.contiguous_format)
-                summed[name] += part
-        return self.net.flat(summed)
-
-    def _over_blocks(
-        self, rows: NetRows, work: Callable[[Any, slice], Any], most: int | None = None
-    ) -> Iterator[tuple[slice, Any]]:
-        """``work(batch, rows)`` over blocks; out of memory halves the block, and the work goes on."""
-        start = 0
-        while start < len(rows):
-            size = min(self.state.block_rows or 1, most or MOST_ROWS)
-            at = slice(start, min(start + size, len(rows)))
-            try:
-                with self.net.still(), torch.enable_grad():
-                    result = work(rows[at].batch(self.net.device, self.net.cast), at)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or size == 1:
-                    raise
-                self.state.block_rows = size // 2
-            else:
-                yield at, result
-                start = at.stop
-                continue
-            if self.net.device.type == "cuda":  # here, where the error no longer holds what was computed
-                torch.cuda.empty_cache()
-
-
-def as_numpy(tensor: torch.Tensor) -> np.ndarray:
-    """Its values on the host, in float64 if it is in that and in float32 otherwise: NumPy has no bfloat16."""
-    tensor = tensor.detach()
-    tensor = tensor if tensor.dtype == torch.float64 else tensor.float()
-    found: np.ndarray = tensor.cpu().numpy()
-    return found

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.func import functional_call
 
 from ..._seeds import TORCH_LOCK
 from ._precision import full_precision
@@ -70,6 +69,7 @@ class Net:
             self.module = Asked(module, call, to_raw)
         owned = dict(module.named_parameters())
         self.theta: Tensors = {f"inner.{name}": owned[name].detach() for name in names}
+        self.homes = _homes(self.module, {id(owned[name]): f"inner.{name}" for name in names})
         first = next(iter(self.theta.values()))
         self.device, self.dtype = first.device, first.dtype
         self.cast = self.dtype if cast_inputs or dtype is not None else None
@@ -80,6 +80,7 @@ class Net:
         self.recurrent = any(isinstance(part, nn.RNNBase) for part in module.modules())
         self.structure: Structure | None = None
         self.compiled: Any = None
+        self.is_still = False
 
     @property
     def numpy_dtype(self) -> np.dtype:
@@ -91,8 +92,20 @@ class Net:
         return self.flattened(self.ask(theta, batch))
 
     def ask(self, theta: Tensors, batch: Any) -> Any:
-        """What the module itself gives."""
-        return functional_call(self.module, theta, (batch,))
+        """What the module itself gives.
+
+        Done by hand what `torch.func.functional_call` does, which looks for the parameters' places anew in every call:
+        that takes longer than a small net.
+        """
+        before = [(owner, own, owner[own]) for name in theta for owner, own in self.homes[name]]
+        try:
+            for name, tensor in theta.items():
+                for owner, own in self.homes[name]:
+                    owner[own] = tensor
+            return self.module(batch)
+        finally:
+            for owner, own, tensor in before:
+                owner[own] = tensor
 
     def flattened(self, out: Any) -> torch.Tensor:
         if self.structure is None:
@@ -104,17 +117,26 @@ class Net:
         """The lock held, and the random numbers of torch and NumPy, which a module may draw, put back afterwards.
 
         Inference mode is off, in which torch takes no derivatives; and on CUDA the fused recurrence, which has no
-        backward pass in evaluation mode. ``exact`` is for what is compared: see `full_precision`.
+        backward pass in evaluation mode. ``exact`` is for what is compared: see `full_precision`. Within another
+        `still` of the same net nothing else is left to do: reading the random numbers and putting them back costs as
+        much as a few rows of a small net.
         """
+        rounding = full_precision() if exact else nullcontext()
+        with TORCH_LOCK:
+            if self.is_still:  # by this thread, which has the lock
+                with rounding:
+                    yield
+                return
         devices = [self.device] if self.device.type == "cuda" else []
         plain = self.recurrent and self.device.type == "cuda"
         kernels = torch.backends.cudnn.flags(enabled=False) if plain else nullcontext()
-        rounding = full_precision() if exact else nullcontext()
         with TORCH_LOCK, torch.inference_mode(False), torch.random.fork_rng(devices=devices), kernels, rounding:
             drawn = np.random.get_state()  # noqa: NPY002 - it is the global state that a module may draw from
+            self.is_still = True
             try:
                 yield
             finally:
+                self.is_still = False
                 np.random.set_state(drawn)  # noqa: NPY002 - as above
 
     @property
@@ -158,7 +180,10 @@ class Net:
 
     def unflat(self, vector: np.ndarray) -> Tensors:
         """The parts of a flat vector, by name, in the net's dtype and on its device."""
-        whole = self.tensor(np.asarray(vector))
+        return self.parts(self.tensor(np.asarray(vector)))
+
+    def parts(self, whole: torch.Tensor) -> Tensors:
+        """The same of a tensor, as views."""
         parts: Tensors = {}
         with torch.inference_mode(False):
             for name, like in self.theta.items():
@@ -181,6 +206,16 @@ class Net:
                 marks[name] = torch.zeros_like(self.theta[name])
                 marks[name][index] = 1
         return self.flat(marks).astype(bool)
+
+
+def _homes(module: nn.Module, names: dict[int, str]) -> dict[str, list[tuple[dict[str, Any], str]]]:
+    """Where in a module each of the parameters lies, which are named by their ids: several places, if it is shared."""
+    homes: dict[str, list[tuple[dict[str, Any], str]]] = {name: [] for name in names.values()}
+    for part in module.modules():
+        for own, tensor in part._parameters.items():
+            if id(tensor) in names:
+                homes[names[id(tensor)]].append((part._parameters, own))
+    return homes
 
 
 def uncompiled(module: nn.Module) -> nn.Module:

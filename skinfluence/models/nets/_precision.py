@@ -27,11 +27,12 @@ def full_precision() -> Iterator[None]:
     to see whether they are right, those of a deep net would then differ by rounding alone, and all engines but the
     slowest be taken for wrong.
     """
-    before = [(owner, name, getattr(owner, name)) for owner, name, _ in _settings()]
+    before = [(owner, name, getattr(owner, name), value) for owner, name, value in _settings()]
+    others = [setting for setting in before if setting[2] != setting[3]]
     try:
-        for owner, name, value in _settings():
+        for owner, name, _, value in others:
             setattr(owner, name, value)
         yield
     finally:
-        for owner, name, value in before:
-            setattr(owner, name, value)
+        for owner, name, own, _ in others:
+            setattr(owner, name, own)

@@ -13,7 +13,7 @@ from sklearn import get_config
 from ._engines import ENGINES, GRAPHED, Engine, compiled, forward_graph, jacobians
 from ._ghost import Plan
 from ._net import Net, Tensors, as_leaves
-from ._row_gradients import row_gradients, row_gradients_by_loop
+from ._row_gradients import OwnRows, flattened, row_gradients
 from ._rows import NetRows
 
 # Measured: blocks whose widest activation fits in a core's own cache were near the best for every net tried; an
@@ -39,6 +39,7 @@ class State:
     engine: str = "auto"
     block_rows: int | None = None
     few: NetRows | None = None
+    own: OwnRows | None = None  # of those, where they are small
     engine_found: bool = False
     vmappable: bool | None = None
     jacobians_by_vmap: bool | None = None
@@ -124,7 +125,7 @@ def spread(rows: NetRows) -> NetRows:
     return rows[np.unique(np.linspace(0, len(rows) - 1, _N_PROBED).astype(int))]
 
 
-def find_engine(net: Net, theta: Tensors, state: State) -> None:
+def find_engine(net: Net, own: OwnRows, state: State) -> None:
     """Choose the engine: the first that agrees with backward passes of single rows.
 
     Raises
@@ -132,12 +133,11 @@ def find_engine(net: Net, theta: Tensors, state: State) -> None:
     TypeError
         If none of those asked for does, or if a row's outputs depend on the rows that go through with it.
     """
-    assert state.few is not None
     # Under other settings torch would compile anew, which takes seconds: there rounding is borne with.
     exact = state.engine != "compiled"
     tolerance = tolerance_of(net) if exact or net.device.type == "cpu" else LOOSE
+    theta, batch, v = own.theta, own.batch, net.parts(own.v)
     with net.still(exact=exact):
-        batch = state.few.batch(net.device, net.cast)
         with torch.no_grad():
             F = net.raw(theta, batch)
         if not bool(torch.isfinite(F).all()):
@@ -147,21 +147,24 @@ def find_engine(net: Net, theta: Tensors, state: State) -> None:
                 f"As far as torch tells the outputs of {net.name} depend on none of the parameters that influence is "
                 "taken in: they are not used, or their gradient is cut on the way (detach, no_grad, a NumPy array)."
             )
-        D, v = _directions(net, F)
-        wanted, sizes = [], []
-        for i, (row, alone) in enumerate(_alone(net, theta, batch, D)):
-            if float((F[i] - alone).abs().max()) > tolerance * float(torch.maximum(F[i].abs(), alone.abs()).max()):
-                raise TypeError(_DEPENDENT.format(net.name))
-            parts = torch.stack([(row[name] * v[name]).sum() for name in row])
-            wanted.append(parts.sum())
-            sizes.append(torch.stack([(row[name] * v[name]).norm() for name in row]).norm())
-        size = float(torch.stack([*sizes, *(w.abs() for w in wanted)]).max())
+        along, alone, sizes = [], [], []
+        for g, outputs in _alone(own):
+            products = g * own.v
+            along.append(products.sum())
+            sizes.append(products.norm())
+            alone.append(outputs)
+        apart = torch.stack(alone)
+        largest = torch.maximum(F.abs(), apart.abs()).amax(dim=1)
+        if bool(((F - apart).abs().amax(dim=1) > tolerance * largest).any()):
+            raise TypeError(_DEPENDENT.format(net.name))
+        wanted = torch.stack(along)
+        size = float(torch.stack([*sizes, wanted.abs().max()]).max())
         names = list(ENGINES) if state.engine == "auto" else [state.engine]
         for name in names:
             state.refused.pop(name, None)
             try:
                 found, T = engine_of(name)(net, theta, v, batch)
-                error = float(((D * T).sum(dim=1) - torch.stack(wanted)).abs().max())
+                error = float(((own.D * T).sum(dim=1) - wanted).abs().max())
                 error = max(error, 0.0 if torch.allclose(found, F, rtol=tolerance, atol=tolerance) else float("inf"))
                 if error <= tolerance * size:
                     state.engine, state.engine_found = name, True
@@ -182,58 +185,42 @@ def _depends(net: Net, theta: Tensors, batch: Any) -> bool:
         return bool(net.raw(as_leaves(theta), batch).requires_grad)
 
 
-def _directions(net: Net, F: torch.Tensor) -> tuple[torch.Tensor, Tensors]:
-    """Cotangents of the outputs, and a direction in the parameters."""
-    rng = np.random.default_rng(0)
-    D = net.tensor(rng.standard_normal(tuple(F.shape)))
-    return D, net.unflat(rng.standard_normal(net.n_params, dtype=np.float32))  # large nets: four times as quick
-
-
-def _alone(net: Net, theta: Tensors, batch: Any, D: torch.Tensor) -> Iterator[tuple[Tensors, torch.Tensor]]:
+def _alone(own: OwnRows) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     try:
-        yield from row_gradients_by_loop(net, theta, batch, D, list(theta))
+        yield from own
     except ValueError as error:  # as batch normalisation says that one row is too few
-        raise TypeError(_DEPENDENT.format(net.name)) from error
+        raise TypeError(_DEPENDENT.format(own.net.name)) from error
 
 
-def can_vmap(net: Net, theta: Tensors, state: State, *, jacobian: bool = False) -> bool:
+def can_vmap(net: Net, own: OwnRows, *, jacobian: bool = False) -> bool:
     """Whether per-row gradients (or Jacobians) by vmap are those of the rows' own backward passes."""
-    assert state.few is not None
+    errors, sizes = [0.0], [0.0]
     with net.still(exact=True):
-        batch = state.few.batch(net.device, net.cast)
-        with torch.no_grad():
-            D, _ = _directions(net, net.raw(theta, batch))
-        truth = row_gradients_by_loop(net, theta, batch, D, list(theta))
-        errors, sizes = [0.0], [0.0]
         try:
-            by_vmap = _contracted(net, theta, batch, D) if jacobian else _one_by_one(net, theta, batch, D)
-            for found, (wanted, _) in zip(by_vmap, truth, strict=True):
-                for name, g in wanted.items():
-                    sizes.append(float(g.abs().max()))
-                    errors.append(float((found[name].reshape(g.shape) - g).abs().max()))
+            by_vmap = (_contracted if jacobian else _one_by_one)(net, own.theta, own.batch, own.D)
+            for found, (wanted, _) in zip(by_vmap, own, strict=True):
+                sizes.append(float(wanted.abs().max()))
+                errors.append(float((flattened(found, own.theta) - wanted).abs().max()))
         except Exception:  # whatever vmap meets in a user's module: it is not for this one
             return False
     return bool(np.max(errors) <= tolerance_of(net) * np.max(sizes))  # np.max, unlike max, keeps a NaN
 
 
-def can_pull_duals(net: Net, theta: Tensors, state: State) -> bool:
+def can_pull_duals(net: Net, own: OwnRows, state: State) -> bool:
     """Whether outputs from a pass on dual numbers that records a graph pull back as those of a plain pass do.
 
     Not asked for recurrent nets, where recording costs more than the pass that is saved.
     """
-    assert state.few is not None
     if state.engine not in GRAPHED or net.recurrent:
         return False
+    batch, v = own.batch, net.parts(own.v)
     with net.still(exact=True), torch.enable_grad():
-        batch = state.few.batch(net.device, net.cast)
-        plain, leaves = as_leaves(theta), as_leaves(theta)
-        F = net.raw(plain, batch)
-        D, v = _directions(net, F)
-        wanted = torch.autograd.grad(F, list(plain.values()), D, allow_unused=True)
+        plain, leaves = as_leaves(own.theta), as_leaves(own.theta)
+        wanted = torch.autograd.grad(net.raw(plain, batch), list(plain.values()), own.D, allow_unused=True)
         try:
-            _, along = engine_of(state.engine)(net, theta, v, batch)
+            _, along = engine_of(state.engine)(net, own.theta, v, batch)
             F, T = forward_graph(net, leaves, v, batch, state.engine)
-            found = torch.autograd.grad(F, list(leaves.values()), D, allow_unused=True)
+            found = torch.autograd.grad(F, list(leaves.values()), own.D, allow_unused=True)
         except Exception:  # whatever torch meets in a user's module: two passes are always right
             return False
     pairs = [(T, along), *zip(found, wanted, strict=True)]

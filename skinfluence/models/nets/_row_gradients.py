@@ -1,8 +1,12 @@
-"""The gradients of a net's rows themselves: by vmap, or by a backward pass for each."""
+"""The gradients of a net's rows themselves: by vmap, or by a backward pass for each.
+
+The second is what every quicker way is held to, on a few rows.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,6 +16,9 @@ from torch.func import grad, vmap
 from .._layers import to_numpy
 from ._engines import map_batch, rows_within, take_row, take_rows, written_out
 from ._net import Net, Tensors
+from ._rows import NetRows
+
+_KEPT_BYTES = 1 << 22
 
 Pull = Callable[[torch.Tensor], torch.Tensor]
 """``F -> D``: cotangents ``(n, K)`` of raw outputs."""
@@ -62,3 +69,48 @@ def squared_norms(net: Net, theta: Tensors, batch: Any, pull: Pull, vmappable: b
     parts = row_gradients(net, theta, batch, D, list(theta), vmappable=vmappable)
     norms = [sum((g.reshape(g.shape[0], -1) ** 2).sum(dim=1) for g in part.values()) for part in parts]
     return np.concatenate([to_numpy(norm) for norm in norms])
+
+
+class OwnRows:
+    """A few rows, and what the backward pass of each by itself says, at one place in the parameters.
+
+    ``D (n, K)`` are cotangents of the outputs and ``v (p,)`` is a direction in the parameters, both drawn. Where they
+    are small the gradients are kept, and each row's pass is made once, whatever is held to it.
+    """
+
+    def __init__(self, net: Net, params: np.ndarray, few: NetRows) -> None:
+        self.net, self.params = net, params
+        self.theta = net.unflat(params)
+        self.batch = few.batch(net.device, net.cast)
+        self.D = net.tensor(np.random.default_rng(0).standard_normal((len(few), net.n_outputs)))
+        self._made: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    @cached_property
+    def v(self) -> torch.Tensor:
+        drawn = np.random.default_rng(1).standard_normal(self.net.n_params, dtype=np.float32)
+        return self.net.tensor(drawn)  # float32: four times as quick, for large nets
+
+    @property
+    def small(self) -> bool:
+        """Whether they may be kept."""
+        return len(self.D) * sum(tensor.nbytes for tensor in self.theta.values()) <= _KEPT_BYTES
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """The gradient ``(p,)`` of ``sum_k D_ik F_ik`` of each row, and the row's outputs ``(K,)``."""
+        if not self._made:
+            made = self._passes()
+            if not self.small:
+                yield from made
+                return
+            with self.net.still(exact=True):
+                self._made = list(made)
+        yield from self._made
+
+    def _passes(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for parts, F in row_gradients_by_loop(self.net, self.theta, self.batch, self.D, list(self.theta)):
+            yield flattened(parts, self.theta), F
+
+
+def flattened(parts: Tensors, names: Iterable[str]) -> torch.Tensor:
+    """Tensors as one vector, in the order of the names."""
+    return torch.cat([parts[name].reshape(-1) for name in names])

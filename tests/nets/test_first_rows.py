@@ -1,0 +1,103 @@
+"""What is found out on a net's first rows: once, and with nothing of the net or of its surroundings moved."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+from torch import nn
+
+from skinfluence import influence_scores
+from skinfluence.models import as_model
+from skinfluence.models.nets import _row_gradients
+from skinfluence.models.nets._net import Net
+
+N, D = 40, 3
+
+
+@pytest.fixture
+def data(rng):
+    return rng.standard_normal((N, D)).astype(np.float32), rng.randint(2, size=N)
+
+
+def net(width=4):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(D, width), nn.Tanh(), nn.Linear(width, 2))
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """How many rows had a backward pass of their own."""
+    made = []
+    loop = _row_gradients.row_gradients_by_loop
+
+    def counted(*args):
+        for found in loop(*args):
+            made.append(1)
+            yield found
+
+    monkeypatch.setattr(_row_gradients, "row_gradients_by_loop", counted)
+    return made
+
+
+def test_the_engine_and_the_layers_are_held_to_the_same_backward_passes(data, passes):
+    influence_scores((net(), nn.CrossEntropyLoss()), *data, method="self_tracin")
+    assert len(passes) == 5
+
+
+def test_passes_of_a_large_net_are_not_kept(data, passes, monkeypatch):
+    monkeypatch.setattr(_row_gradients, "_KEPT_BYTES", 0)
+    influence_scores((net(), nn.CrossEntropyLoss()), *data, method="self_tracin")
+    assert len(passes) == 10
+
+
+def test_passes_at_other_parameters_are_others(data):
+    model = as_model((net(), nn.CrossEntropyLoss())).model
+    rows = model.rows(data[0])
+    model.probe(rows)
+    kept = model._own(rows)
+    assert model._own(rows) is kept
+    moved = model.at(2 * model.params)._own(rows)
+    assert moved is not kept
+    for (g, _), (other, _) in zip(kept, moved, strict=True):
+        assert not torch.allclose(g, other)
+    for (g, _), (again, _) in zip(kept, model._own(rows), strict=True):
+        assert_array_equal(g, again)
+
+
+def test_parameters_are_put_back_where_the_module_fails(data):
+    module = net()
+    asked = Net(module, "all")
+    own = dict(asked.module.named_parameters())
+    with pytest.raises(RuntimeError, match="shape"):
+        asked.raw({name: tensor + 1 for name, tensor in asked.theta.items()}, torch.zeros(2, D + 1))
+    for name, tensor in asked.module.named_parameters():
+        assert tensor is own[name]
+
+
+def test_a_parameter_of_several_modules_moves_in_all_of_them():
+    module = nn.Sequential(nn.Linear(D, D), nn.ReLU(), nn.Linear(D, D))
+    module[2].weight = module[0].weight
+    asked, x = Net(module, "all"), torch.randn(2, D)
+    theta = {name: 2 * tensor for name, tensor in asked.theta.items()}
+    W, b, c = (theta[f"inner.{name}"] for name in ("0.weight", "0.bias", "2.bias"))
+    assert_allclose(asked.raw(theta, x), torch.relu(x @ W.T + b) @ W.T + c, rtol=1e-5)
+
+
+def test_random_numbers_are_put_back_by_the_outermost():
+    asked = Net(net(), "all")
+    np.random.seed(0)
+    torch.manual_seed(0)
+    first = np.random.uniform(), float(torch.rand(()))
+    np.random.seed(0)
+    torch.manual_seed(0)
+    with asked.still():
+        with asked.still():
+            np.random.uniform()
+            torch.rand(())
+        assert asked.is_still
+        np.random.uniform()
+        torch.rand(())
+    assert not asked.is_still
+    assert (np.random.uniform(), float(torch.rand(()))) == first
