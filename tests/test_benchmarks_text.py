@@ -133,6 +133,16 @@ def test_every_method_that_needs_no_refits_has_a_line_on_the_heads():
     assert all(f'"{name}"' in (text.__doc__ or "") for name in left_out)
 
 
+def test_stored_tables_of_the_heads_have_all_methods_and_baselines():
+    result = _runner.load("text")
+    assert len(result["seeds"]) >= 5
+    made = text.tables(result)
+    wanted = {*text.heads.BASELINES, *text.heads.METHODS, text.heads.NEIGHBOURS, *text.heads.SELF}
+    for title in _text_data.TASKS.values():
+        assert {row["method"] for row in made[f"{title}, fixed encoder"]} == wanted
+    assert set(text.heads.BASELINES[1:]) < {row["removed by"] for row in made["Objectives, over methods"]}
+
+
 def test_a_run_that_was_cut_off_goes_on(tmp_path):
     from benchmarks._stored_parts import Parts
 
