@@ -24,7 +24,7 @@ from skinfluence.objectives import Counterfactual, Joint
 from .._peers import remove_most_suspect
 from .._stored_parts import Parts
 from ._text_data import Task, of_rows
-from ._text_encoder import Batch, Classifier, Encoder, Tuned
+from ._text_encoder import Batch, Classifier, Encoder
 from ._text_heads import FAIRNESS, JOINT, NONE, RANDOM, UTILITY, overlap, tester
 
 WHOLE, LAST = "whole net", "last layer"
@@ -82,14 +82,6 @@ def code(task: Task, encoder: Encoder, plan: Plan) -> tuple[Coded, dict[str, Any
         "epochs": plan.epochs,
     }
     return coded, said
-
-
-def tuned_encoder(task: Task, encoder: Encoder, plan: Plan, parts: Parts) -> Tuned:
-    """The encoder fine-tuned on the training rows of a task, as a whole."""
-    X = encoder.tokens(task.train, plan.encoder_length)
-    net = tuned(encoder, X, task.y_train, plan.encoder_epochs, 0, parts, f"{task.name}_encoder", lr=1e-4)
-    weights = {name: tensor.numpy() for name, tensor in net.module_.body.state_dict().items()}
-    return Tuned(encoder, weights, f"fine-tuned on {len(task.train):,} rows of {task.name}")
 
 
 def make_net(encoder: Encoder, epochs: int, lr: float) -> Any:

@@ -7,6 +7,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from sklearn.exceptions import EfficiencyWarning  # noqa: E402
+
 from skinfluence.models import as_model  # noqa: E402
 from skinfluence.models.nets import _probe  # noqa: E402
 from skinfluence.models.nets._engines import ENGINES, GRAPHED  # noqa: E402
@@ -15,6 +17,7 @@ from skinfluence.nets import DifferentiableNet  # noqa: E402
 from . import reference  # noqa: E402
 from .cases import CASES, N  # noqa: E402
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*row by row:sklearn.exceptions.EfficiencyWarning")
 EACH = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 _TRUTH: dict = {}
 
@@ -98,6 +101,14 @@ def test_norms_and_layers(case):
     np.testing.assert_array_equal(covered, 1)
     np.testing.assert_allclose(products, G @ v, rtol=1e-8, atol=1e-8)
     np.testing.assert_allclose(total, weights @ G, rtol=1e-8, atol=1e-8)
+
+
+@EACH
+def test_only_the_slowest_engine_is_warned_of(case, recwarn):
+    module, X, F, J = truth(case)
+    model_of(module).jvp(X, drawn(F, J)[1])
+    assert [w.category for w in recwarn] == [EfficiencyWarning] * (case.engine == "row_loop")
+    assert all("fail or are wrong for it (forward: " in str(w.message) for w in recwarn)
 
 
 @EACH

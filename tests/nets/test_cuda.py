@@ -18,7 +18,10 @@ from skinfluence.nets import DifferentiableNet  # noqa: E402
 from .cases import CASES  # noqa: E402
 from .test_conformance import drawn, model_of, truth  # noqa: E402
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.filterwarnings("ignore:.*row by row:sklearn.exceptions.EfficiencyWarning"),
+]
 EACH = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 # The device's kernel of weight_norm is 5e-7 off.
 CLOSE = {"rtol": 2e-6, "atol": 1e-8}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn import get_config
+from sklearn.exceptions import EfficiencyWarning
 
 from ._engines import ENGINES, GRAPHED, Engine, compiled, forward_graph, jacobians
 from ._ghost import Plan
@@ -168,16 +170,24 @@ def find_engine(net: Net, own: OwnRows, state: State) -> None:
                 error = max(error, 0.0 if torch.allclose(found, F, rtol=tolerance, atol=tolerance) else float("inf"))
                 if error <= tolerance * size:
                     state.engine, state.engine_found = name, True
-                    return
+                    break
                 state.refused[name] = f"off by {error:.3g} where the values are about {size:.3g}"
             except Exception as error:  # a user's module may raise anything where a derivative is missing
                 state.refused[name] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-    raise TypeError(
-        f"{net.name} cannot be differentiated by {' or '.join(repr(name) for name in names)} ("
-        + "; ".join(f"{name}: {state.refused[name]}" for name in names)
-        + "). "
-        + ("Leave compile=True out." if state.engine == "compiled" else "Leave engine at 'auto'.")
-    )
+    refused = "; ".join(f"{name}: {state.refused[name]}" for name in names if name in state.refused)
+    if not state.engine_found:
+        raise TypeError(
+            f"{net.name} cannot be differentiated by {' or '.join(repr(name) for name in names)} ({refused}). "
+            + ("Leave compile=True out." if state.engine == "compiled" else "Leave engine at 'auto'.")
+        )
+    if len(names) > 1 and state.engine == names[-1]:
+        warnings.warn(
+            f"{net.name} is differentiated row by row, each of its outputs by a backward pass of its own, which takes "
+            f"long: the quicker ways fail or are wrong for it ({refused}). parameters=... may leave out what they "
+            "cannot do.",
+            EfficiencyWarning,
+            stacklevel=2,
+        )
 
 
 def _depends(net: Net, theta: Tensors, batch: Any) -> bool:
