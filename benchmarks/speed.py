@@ -65,12 +65,19 @@ class Case:
 
 
 def make_case(
-    kind: str, n: int, d: int, n_classes: int = 2, *, dtype: type = np.float64, fit_rows: int | None = None
+    kind: str,
+    n: int,
+    d: int,
+    n_classes: int = 2,
+    class_weight: str | None = None,
+    *,
+    dtype: type = np.float64,
+    fit_rows: int | None = None,
 ) -> Case:
-    """Draw rows of a kind ("dense", "correlated" or "CSR") with noisy linear labels, and fit on the first rows."""
+    """Draw rows of a kind ("dense", "correlated", "CSR" or "CSC") with noisy linear labels, fit on the first rows."""
     rng = np.random.default_rng(0)
     rows = n + VALIDATION_ROWS
-    if kind == "CSR":
+    if kind in ("CSR", "CSC"):
         X = sp.csr_array(sp.random(rows, d, density=0.01, format="csr", dtype=dtype, random_state=rng))
     else:
         X = rng.standard_normal((rows, d), dtype=dtype)
@@ -81,8 +88,8 @@ def make_case(
     outputs = X @ weights
     outputs += outputs.std() * rng.gumbel(size=outputs.shape).astype(dtype) / 2
     y = outputs.argmax(axis=1)
-    fitted = LogisticRegression(max_iter=500).fit(X[: fit_rows or n], y[: fit_rows or n])
-    return Case(fitted, X[:n], y[:n], X[n:], y[n:])
+    fitted = LogisticRegression(max_iter=500, class_weight=class_weight).fit(X[: fit_rows or n], y[: fit_rows or n])
+    return Case(fitted, X[:n].tocsc() if kind == "CSC" else X[:n], y[:n], X[n:], y[n:])
 
 
 @dataclass(frozen=True)
@@ -175,12 +182,12 @@ def memory_specs(small: bool) -> list[tuple]:
         (method, "dense", n, 50, 2) for method in ("ip", "ip_ensemble", "exact", "self_tracin") for n in (few, many)
     ]
     specs += [(method, "dense", n, 50, 10) for method in ("ip", "exact") for n in (few, many)]
-    return specs + [("ip", "CSR", n, 2000, 2) for n in (few, many)]
+    specs += [(method, "dense", n, 50, 2, "balanced") for method in ("ip", "self_tracin") for n in (few, many)]
+    return specs + [("ip", kind, n, 2000, 2) for kind in ("CSR", "CSC") for n in (few, many)]
 
 
-def extra_memory_in_subprocess(method: str, kind: str, n: int, d: int, n_classes: int) -> dict[str, Any]:
+def extra_memory_in_subprocess(*arguments: Any) -> dict[str, Any]:
     """`extra_memory` of one call, in a process that has done nothing else."""
-    arguments = (method, kind, n, d, n_classes)
     done = subprocess.run(
         [sys.executable, "-c", f"from benchmarks.speed import extra_memory; extra_memory{arguments!r}"],
         cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False,
@@ -190,10 +197,10 @@ def extra_memory_in_subprocess(method: str, kind: str, n: int, d: int, n_classes
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def extra_memory(method: str, kind: str, n: int, d: int, n_classes: int) -> None:
+def extra_memory(method: str, kind: str, n: int, d: int, n_classes: int, class_weight: str | None = None) -> None:
     """Print, as JSON, the MiB a call needed above what was there before it."""
     with threadpool_limits(1):
-        case = make_case(kind, n, d, n_classes, fit_rows=5000)
+        case = make_case(kind, n, d, n_classes, class_weight, fit_rows=5000)
         warm = 1000  # lets the modules be imported; more would leave freed memory to be used again, unseen
         Case(case.fitted, case.X[:warm], case.y[:warm], case.X_val, case.y_val).scores(method)
         gc.collect()
@@ -206,7 +213,8 @@ def extra_memory(method: str, kind: str, n: int, d: int, n_classes: int) -> None
     X = case.X
     stored = X.data.nbytes + X.indices.nbytes + X.indptr.nbytes if sp.issparse(X) else X.nbytes
     found = {
-        "call": f"{method}, {'CSR ' if kind == 'CSR' else ''}{n:,}×{d:,}, {n_classes} classes",
+        "call": f"{method}, {'' if kind == 'dense' else kind + ' '}{n:,}×{d:,}, {n_classes} classes"
+        f"{'' if class_weight is None else ', ' + class_weight}",
         "X": round(stored / 2**20, 2),
         "resident": round(resident, 2),
         "traced": round(traced, 2),

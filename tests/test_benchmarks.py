@@ -166,13 +166,15 @@ def test_time_line_is_a_ratio_of_interleaved_calls():
     assert row["ratio"] > 0
 
 
-def test_extra_memory_of_a_small_call_is_small():
-    row = speed.extra_memory_in_subprocess("ip", "dense", 2000, 10, 2)
+@pytest.mark.parametrize("class_weight", [None, "balanced"])
+def test_extra_memory_of_a_small_call_is_small(class_weight):
+    row = speed.extra_memory_in_subprocess("ip", "dense", 2000, 10, 2, class_weight)
+    assert row["call"].endswith("balanced") == (class_weight is not None)
     assert 0 <= row["resident"] < speed.MEMORY_LIMIT
     assert 0 < row["traced"] < speed.MEMORY_LIMIT
 
 
-@pytest.mark.parametrize("kind", ["dense", "correlated", "CSR"])
+@pytest.mark.parametrize("kind", ["dense", "correlated", "CSR", "CSC"])
 def test_cases_are_scored(kind):
     case = speed.make_case(kind, 300, 20, 3)
     assert case.scores("ip").shape == (300,)

@@ -165,3 +165,11 @@ def test_a_robust_loss_has_no_hessian_to_offer():
     assert not SoftmaxLoss(1.0).twice_differentiable
     with pytest.raises(ValueError, match="log-loss"):
         SoftmaxLoss(1.0).hessian_product(np.zeros((1, 2)), np.zeros(1, dtype=int), np.zeros((1, 2)))
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int8, np.int64])
+def test_binary_codes_of_any_dtype_have_one_gradient(dtype):
+    F, codes = np.linspace(-2, 2, 6, dtype=np.float32)[:, None], np.array([0, 1, 1, 0, 1, 0])
+    found = MarginLoss(curves.cross_entropy_curve()).gradient(F, codes.astype(dtype))
+    assert found.dtype == np.float32
+    assert_allclose(found[:, 0], 1 / (1 + np.exp(-F[:, 0])) - codes, rtol=1e-5)

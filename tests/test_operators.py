@@ -15,7 +15,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import Lasso, LinearRegression, LogisticRegression, Ridge, SGDClassifier
 from sklearn.svm import LinearSVC
 
+from skinfluence import influence_scores
 from skinfluence.models import as_model
+from skinfluence.models._blocks import MAX_ROWS
 from skinfluence.models.linear import LinearModel
 from skinfluence.operators import (
     Rows,
@@ -30,6 +32,7 @@ from skinfluence.operators import (
     unwarned_floats,
     warn_unless_minimum,
 )
+from skinfluence.operators._rows import ClassWeights
 from skinfluence.operators._sent import JacobianCurvature, RowNorms, row_dot, weighted
 
 N, D = 40, 3
@@ -229,6 +232,46 @@ def test_what_is_made_of_rows_stays_within_the_memory(many, name):
 
 
 # --- what is counted --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_class_weights_are_looked_up(weighted):
+    rng = np.random.RandomState(0)
+    codes, by_class = rng.randint(3, size=50).astype(np.int8), np.array([0.5, 2.0, 3.0])
+    user_weight = rng.uniform(size=50) if weighted else None
+    expected = by_class[codes] * (1 if user_weight is None else user_weight)
+    weight = ClassWeights(by_class, codes, user_weight)
+    assert len(weight) == 50
+    for key in (slice(3, 9), np.array([4, 1, 1]), codes == 2, slice(None, None, 7)):
+        assert_array_equal(weight[key], expected[key])
+    assert_array_equal(np.asarray(weight), expected)
+    assert np.asarray(weight, dtype=np.float32).dtype == np.float32
+    assert_allclose(weight.sum(), expected.sum())
+    assert weight.any()
+    assert not ClassWeights(np.array([0.0, 0.0, 1.0]), np.array([0, 1, 1]), None).any()
+
+
+def test_weights_by_class_take_no_room():
+    rng = np.random.RandomState(0)
+    X, y = rng.standard_normal((200_000, 2)), np.arange(200_000) % 2
+    estimator = LogisticRegression(class_weight="balanced").fit(X[:400], y[:400])
+    as_model(estimator)  # imports and caches
+    tracemalloc.start()
+    problem = TrainingProblem(as_model(estimator), X, y)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert_allclose(problem.total_weight, 200_000)
+    assert peak < 8 * 200_000  # less than one float a row: a code each, and work on a part of them
+
+
+@pytest.mark.parametrize("method", ["ip", "self_tracin"])
+def test_a_csc_matrix_is_scored_in_parts_too(method):
+    rng = np.random.RandomState(0)
+    X, y = rng.standard_normal((MAX_ROWS + 100, 2)), np.arange(MAX_ROWS + 100) % 2
+    estimator = LogisticRegression().fit(X[:400], y[:400])
+    judges = () if method == "self_tracin" else (X[:50], y[:50])
+    dense = influence_scores(estimator, X, y, *judges, method=method)
+    assert_allclose(influence_scores(estimator, sp.csc_array(X), y, *judges, method=method), dense, rtol=1e-9)
 
 
 @pytest.mark.parametrize("given", [None, "balanced", {0: 3.0}])

@@ -41,10 +41,7 @@ class SelfTracIn(BaseEstimator):
         random_state: np.random.RandomState,
         n_jobs: int | None,
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        rows = problem.rows if rows is None else rows
-        scores = problem.squared_gradient_norms(problem.params, rows)
-        scores *= -1.0 / problem.total_weight
-        return scores if rows.weight is None else scores * rows.weight, {}
+        return problem.self_influences(rows), {}
 
 
 class SelfLiSSA(BaseEstimator):

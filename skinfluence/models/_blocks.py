@@ -13,7 +13,7 @@ from sklearn import get_config
 # cache; X is read once or twice, in long runs, so that the calls on a block cost little beside it.
 _X_BYTES = 1 << 24
 _WORK_BYTES = 1 << 21
-_MAX_ROWS = 1 << 16
+MAX_ROWS = 1 << 16
 
 
 def n_rows(X: Any) -> int:
@@ -37,7 +37,7 @@ def row_slices(X: Any, n_columns_of_work: int = 0, itemsize: int = 8) -> Iterato
     else:
         of_x, of_work = _row_bytes(X), n_columns_of_work * itemsize
         fitting = (_X_BYTES / max(of_x, 1), _WORK_BYTES / max(of_work, 1), memory_budget() / max(of_x + of_work, 1))
-        step = max(int(min(*fitting, _MAX_ROWS)), 1)
+        step = max(int(min(*fitting, MAX_ROWS)), 1)
     for first, last in pairwise(X.edges if is_stream(X) else (0, n)):
         for start in range(first, last, step):
             yield slice(start, min(start + step, last))

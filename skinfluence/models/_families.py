@@ -48,10 +48,11 @@ def _build(
     model = LinearModel.from_coef(coef, intercept)
 
     def table(on_coef: Any, on_intercept: Any) -> np.ndarray:
-        columns = np.broadcast_to(np.asarray(on_coef, dtype=np.float64), coef.shape)
-        if intercept is None:
-            return columns.ravel().copy()
-        return np.column_stack([columns, np.broadcast_to(np.asarray(on_intercept, dtype=np.float64), (K,))]).ravel()
+        filled = np.empty((K, model.width))
+        filled[:, : model.n_features] = on_coef
+        if intercept is not None:
+            filled[:, -1] = on_intercept
+        return filled.ravel()
 
     l1_table = table(l1, intercept_l1)
     held = (l1_table > 0) & (model.params == 0)

@@ -8,10 +8,10 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils import column_or_1d
-from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.validation import check_array, check_consistent_length, validate_data
 
 from ..losses import DevianceLoss, Loss, MarginLoss
+from ._balance import class_weights, count_codes
 from ._host import on_host
 from ._protocol import DifferentiableModel
 from ._sources import Source, is_unloaded, source_of
@@ -23,6 +23,8 @@ Task = Literal["classification", "regression"]
 NO_CLASS = -1
 # What comparing labels takes beside them is for so many rows: a byte or two each, which stay in cache.
 _LABELS_AT_ONCE = 1 << 17
+
+_FLOATS = (np.dtype(np.float64), np.dtype(np.float32))
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,8 @@ class FittedModel:
             X = self.transformers.transform(X)
         if self.intake is not None:
             return self.intake.rows(X)
+        if self._is_plain(X):
+            return X
         return validate_data(
             self.estimator,
             on_host(X),
@@ -161,6 +165,15 @@ class FittedModel:
             dtype=(np.float64, np.float32),
             ensure_all_finite=False,
         )
+
+    def _is_plain(self, X: Any) -> bool:
+        """Whether `validate_data` would return ``X`` itself and warn of nothing: asking it takes as long as a tenth of
+        a product with 100,000 rows.
+        """
+        if type(X) is not np.ndarray or X.ndim != 2 or X.dtype not in _FLOATS or X.size == 0:
+            return False
+        named = hasattr(self.estimator, "feature_names_in_")
+        return not named and X.shape[1] == getattr(self.estimator, "n_features_in_", None)
 
     def encode(self, y: Any) -> np.ndarray:
         """Targets as the loss takes them: class codes ``(n,)``, or floats ``(n, K)``."""
@@ -175,18 +188,17 @@ class FittedModel:
         spec = self.class_weight
         if spec is None or spec.value is None or self.classes is None:
             return self.loss, None
-        labels = np.arange(len(self.classes))
+        n_classes = len(self.classes)
         if spec.scheme == "balanced_sides":
             assert isinstance(self.loss, MarginLoss)
-            counts = np.bincount(codes, sample_weight if spec.weighted_counts else None, minlength=len(labels))
+            counts = count_codes(codes, sample_weight if spec.weighted_counts else None, n_classes)
             sides = np.column_stack([counts.sum() / (2.0 * counts), counts.sum() / (2.0 * (counts.sum() - counts))])
             return replace(self.loss, side_weights=_as_pairs(sides)), None
         value = spec.value
         if isinstance(value, dict):
             value = {code: value[label] for code, label in enumerate(self.classes.tolist()) if label in value}
         codes = codes if self.intake is None else codes[codes != NO_CLASS]
-        extra = {"sample_weight": sample_weight} if spec.weighted_counts else {}
-        weight = compute_class_weight(value, classes=labels, y=codes, **extra)
+        weight = class_weights(value, codes, sample_weight if spec.weighted_counts else None, n_classes)
         if spec.scheme == "rows":
             return self.loss, weight
         assert isinstance(self.loss, MarginLoss)
@@ -196,7 +208,8 @@ class FittedModel:
 def encode_targets(y: Any, classes: np.ndarray | None, n_outputs: int, loss: Loss) -> np.ndarray:
     """Class codes ``(n,)``, or floats ``(n, K)`` checked for what the loss is defined for."""
     if classes is not None:
-        return encode_labels(column_or_1d(y), classes)
+        plain = type(y) is np.ndarray and y.ndim == 1 and y.dtype.kind in "biu"  # spares a general check
+        return encode_labels(y if plain else column_or_1d(y), classes)
     y = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
     y = y.reshape(-1, 1) if y.ndim == 1 else y
     if y.shape[1] != n_outputs:
@@ -236,15 +249,20 @@ def encode_labels(y: np.ndarray, classes: np.ndarray) -> np.ndarray:
 
 
 def _encode_block(y: np.ndarray, classes: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """Write the codes of labels into ``codes``; which of the labels are there ``(n,)``."""
+    """Write the codes of labels into ``codes``; which of the labels are there, ``(n,)``, or that all are, ``(1,)``."""
+    integers = y.dtype.kind in "iu" and classes.dtype.kind in "iu"
+    # Whether labels that are codes already are in range takes two passes that are much faster than a comparison.
+    if integers and classes[0] == 0 and classes[-1] == len(classes) - 1 and y.min() >= 0 and y.max() < len(classes):
+        codes[:] = y
+        return np.ones(1, dtype=bool)
     if len(classes) <= 16:
         # A comparison for each class is much faster than a binary search for each row.
-        known = np.zeros(y.shape[0], dtype=bool)
+        known = np.asarray(y == classes[0])
         codes[:] = 0
-        for code, label in enumerate(classes):
+        for code, label in enumerate(classes[1:], start=1):
             same = np.asarray(y == label)
             known |= same
-            codes += same.astype(codes.dtype) * codes.dtype.type(code)
+            codes += same.view(np.int8) * codes.dtype.type(code)
         return known
     codes[:] = np.minimum(np.searchsorted(classes, y), len(classes) - 1)
     return np.asarray(classes[codes] == y)

@@ -176,9 +176,15 @@ class LinearModel:
         table = self.table(self._params)
         coef = self._coef(table, X)
         F, squares = np.empty((len(table), X.shape[0]), dtype=X.dtype), np.empty(X.shape[0], dtype=X.dtype)
+        one_by_one = X.dtype == np.float64 and len(coef) <= _FEW_OUTPUTS
+        outputs = list(zip(coef, F, strict=True)) if one_by_one else []
         for at in _cached_parts(X):
-            squares[at] = _squared_rows(X[at])  # first: the slower of the two hides the time that reading takes
-            _multiply(coef, X[at], F[:, at])
+            part = X[at]
+            _dot_rows(part, part, out=squares[at])  # first: the slower of the two hides the time that reading takes
+            for row, own in outputs:
+                np.matmul(part, row, out=own[at])
+            if not one_by_one:
+                _multiply(coef, part, F[:, at])
         if self.fit_intercept:
             F += table[:, -1:].astype(X.dtype)
         return F.T, squares
@@ -193,9 +199,11 @@ def _multiply(coef: np.ndarray, X: Any, out: np.ndarray) -> None:
         for k, row in enumerate(coef):
             out[k] = X @ row
     elif X.dtype == np.float64 and len(coef) <= _FEW_OUTPUTS:
+        outputs = list(zip(coef, out, strict=True))
         for at in _cached_parts(X):
-            for k, row in enumerate(coef):
-                np.matmul(X[at], row, out=out[k, at])
+            part = X[at]
+            for row, own in outputs:
+                np.matmul(part, row, out=own[at])
     elif X.dtype == np.float64:
         np.matmul(coef, X.T, out=out)
     else:  # measured in float32: faster than that, the copy included

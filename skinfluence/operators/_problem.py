@@ -24,7 +24,7 @@ from ..models._blocks import n_rows
 from ..models._fitted import NO_CLASS
 from ..models._layers import LayerRows
 from ._dense import dense_hessian
-from ._rows import Rows, check_weights, require_finite
+from ._rows import ClassWeights, Rows, check_weights, require_finite
 from ._sent import (
     Directions,
     EachProduct,
@@ -95,11 +95,11 @@ class TrainingProblem:
             )
 
     def _rows(self, X: Any, targets: np.ndarray, user_weight: np.ndarray | None, name: str = "X") -> Rows:
-        weight = user_weight
+        weight: Any = user_weight
         if self._class_weight is not None:
-            by_class = self._class_weight[targets]
-            weight = by_class if weight is None else by_class * weight
+            weight = ClassWeights(self._class_weight, targets, user_weight)
         if self.fitted.intake is not None:
+            weight = None if weight is None else np.asarray(weight)
             own = self.fitted.intake.row_weight(targets)
             weight = own if weight is None else weight if own is None else own * weight
         # Regression targets in the dtype of X, so that float32 tables are worked on in float32.
@@ -252,6 +252,13 @@ class TrainingProblem:
         rows = self.rows if rows is None else rows
         model = self.fitted.model.at(params)
         return rows.each(RowNorms(model, self.loss.gradient, self.free, rows.name), 4 * model.n_outputs)
+
+    def self_influences(self, rows: Rows | None = None) -> np.ndarray:
+        """``-(w_i / Σw) ‖grad loss_i‖²`` at the fitted parameters, ``(n,)``."""
+        rows = self.rows if rows is None else rows
+        model = self.fitted.model
+        norms = RowNorms(model, self.loss.gradient, self.free, rows.name, share=-1.0 / self.total_weight)
+        return rows.each(norms, 4 * model.n_outputs)
 
     def layer_rows(
         self, params: np.ndarray, cotangents: Callable[[np.ndarray, slice], np.ndarray] | None = None

@@ -12,11 +12,40 @@ import scipy.sparse as sp
 from sklearn.utils import assert_all_finite
 from sklearn.utils.validation import _check_sample_weight
 
+from ..models._balance import count_codes
 from ..models._blocks import is_stream, n_rows, row_slices, take
 from ..models._host import on_host
 
 RowFunction = Callable[[Any, np.ndarray, np.ndarray | None], np.ndarray]
 """``(X, y, weight) -> (n, ...)`` of a block of rows. What is sent to a cluster must be picklable."""
+
+
+@dataclass(frozen=True)
+class ClassWeights:
+    """Row weights ``(n,)`` by class, times users' own: looked up where they are asked for, since rows may be many."""
+
+    by_class: np.ndarray
+    codes: np.ndarray
+    user_weight: np.ndarray | None
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        found = self.by_class[self.codes[key]]
+        return found if self.user_weight is None else found * self.user_weight[key]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self[:] if dtype is None else self[:].astype(dtype, copy=False)
+
+    def sum(self) -> float:
+        return float(self.by_class @ count_codes(self.codes, self.user_weight, len(self.by_class)))
+
+    def any(self) -> bool:
+        return self.sum() != 0
+
+
+Weights = np.ndarray | ClassWeights
 
 
 @dataclass(frozen=True)
@@ -29,7 +58,7 @@ class Rows:
 
     X: Any
     y: np.ndarray
-    weight: np.ndarray | None = None
+    weight: Weights | None = None
     user_weight: np.ndarray | None = None
     name: str = "X"
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..models._blocks import take
+from ..models._blocks import MAX_ROWS, take
 from ._rows import Rows, require_finite
 
 Directions = Iterable[tuple[float, np.ndarray, np.ndarray]]
@@ -51,19 +51,27 @@ class RowValues:
 
 @dataclass(frozen=True)
 class RowNorms:
-    """Squared norms of the gradients that ``cotangents(F, y)`` make in the free parameters, not weighted."""
+    """Squared norms of the gradients that ``cotangents(F, y)`` make in the free parameters.
+
+    They are not weighted, or (``share``) multiplied by that and the rows' weights.
+    """
 
     model: Any
     cotangents: Callable[[np.ndarray, np.ndarray], np.ndarray]
     free: np.ndarray
     name: str
+    share: float | None = None
 
     def __call__(self, X: Any, y: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
         def of_block(F: np.ndarray, part: slice, member: int) -> np.ndarray:
             require_finite(F, X, self.name)
             return np.asarray(self.cotangents(F, y[part]))
 
-        return np.asarray(self.model.squared_row_norms(X, of_block, self.free))
+        norms = np.asarray(self.model.squared_row_norms(X, of_block, self.free))
+        if self.share is not None:
+            norms *= norms.dtype.type(self.share)
+            norms = norms if weight is None else norms * weight
+        return norms
 
 
 @dataclass(frozen=True)
@@ -82,7 +90,10 @@ class RowProducts:
         Fs, Ts = self.model.outputs_and_jvps(X, params, vs)
         for snapshot_weight, F, T in zip(weights, Fs, Ts, strict=True):
             require_finite(F, X, self.name)
-            total += row_dot(self.loss.gradient(F, y), T) * X.dtype.type(snapshot_weight / self.total_weight)
+            scale = X.dtype.type(snapshot_weight / self.total_weight)
+            for start in range(0, len(y), MAX_ROWS):  # a CSC matrix is one block, however many rows it has
+                at = slice(start, start + MAX_ROWS)
+                total[at] += row_dot(self.loss.gradient(F[at], y[at]), T[at]) * scale
         return total if weight is None else total * weight
 
 

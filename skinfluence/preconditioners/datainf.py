@@ -87,6 +87,5 @@ class DataInfInverse(BaseEstimator):
 
 def shares(problem: TrainingProblem) -> np.ndarray:
     """The rows' weights ``(n,)``, as shares of their sum."""
-    n = len(problem.rows)
-    weight = np.ones(n) if problem.rows.weight is None else problem.rows.weight
-    return weight / problem.total_weight
+    weight = problem.rows.weight
+    return (np.ones(len(problem.rows)) if weight is None else np.asarray(weight)) / problem.total_weight

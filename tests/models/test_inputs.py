@@ -34,6 +34,7 @@ from sklearn.preprocessing import OneHotEncoder, PolynomialFeatures, StandardSca
 from sklearn.svm import SVC, LinearSVC
 
 from skinfluence import HeldOut, influence_scores
+from skinfluence.models import as_model
 from skinfluence.objectives import Utility
 
 from .cases import make_data
@@ -706,3 +707,16 @@ def test_a_model_of_one_feature_and_few_rows_is_scored():
     X, y = np.array([[0.0], [1.0], [2.0], [3.0]]), np.array([0, 1, 0, 1])
     estimator = SGDClassifier(loss="log_loss", random_state=0, max_iter=50, tol=None).fit(X, y)
     assert np.all(np.isfinite(influence_scores(estimator, X, y, X, y, method="exact")))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_arrays_that_need_nothing_are_taken_as_they_are(two, dtype):
+    X = two.X.astype(dtype)
+    estimator = LogisticRegression().fit(X, two.y)
+    assert as_model(estimator).prepare(X) is X
+    for wrong in (X[:, 1:], X[:0], X[0]):
+        with pytest.raises(ValueError, match=r"features|sample\(s\)|Expected 2D"):
+            as_model(estimator).prepare(wrong)
+    estimator.feature_names_in_ = np.array([f"x{j}" for j in range(X.shape[1])], dtype=object)
+    with pytest.warns(UserWarning, match="does not have valid feature names"):
+        as_model(estimator).prepare(X)
