@@ -12,6 +12,7 @@ from skinfluence import influence_scores
 from skinfluence.models import as_model
 from skinfluence.models.nets import _row_gradients
 from skinfluence.models.nets._net import Net
+from skinfluence.nets import DifferentiableNet
 
 N, D = 40, 3
 
@@ -101,3 +102,10 @@ def test_random_numbers_are_put_back_by_the_outermost():
         torch.rand(())
     assert not asked.is_still
     assert (np.random.uniform(), float(torch.rand(()))) == first
+
+
+@pytest.mark.parametrize(("n", "sizes"), [(40, [40]), (41, [21, 20]), (100, [34, 33, 33])])
+def test_blocks_are_of_one_size(rng, n, sizes):
+    model = as_model(DifferentiableNet((net(), nn.CrossEntropyLoss()), block_rows=40)).model
+    rows = model.rows(rng.standard_normal((n, D)).astype(np.float32))
+    assert [at.stop - at.start for at, _ in model._over_blocks(rows, lambda batch, at: None)] == sizes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -111,7 +112,10 @@ class LookedAt:
         start = 0
         while start < len(rows):
             size = min(self.state.block_rows or 1, most or MOST_ROWS)
-            at = slice(start, min(start + size, len(rows)))
+            left = len(rows) - start
+            if self.state.engine != "compiled":  # which fills blocks up to a power of two
+                size = ceil(left / ceil(left / size))  # blocks of one size: as many, and the largest is smaller
+            at = slice(start, start + min(size, left))
             try:
                 with self.net.still(), torch.enable_grad():
                     result = work(rows[at].batch(self.net.device, self.net.cast), at)

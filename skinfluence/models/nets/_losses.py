@@ -50,6 +50,7 @@ class RowLoss:
             self.plain.reduction = "none"
         self.by_mean = False
         self.reached: tuple[np.ndarray, np.ndarray] | None = None
+        self.place: tuple[torch.dtype, torch.device] | None = None
 
     def follow(self, classes: np.ndarray) -> None:
         """Learn which labels the criterion is given for a net's classes, where a `get_loss` may make others of them.
@@ -82,9 +83,12 @@ class RowLoss:
 
     def to(self, like: torch.Tensor) -> None:
         """The criterion's own tensors (weights of classes, say) to the dtype and device of outputs."""
+        if self.place == (like.dtype, like.device):
+            return
         for criterion in (self.plain, self.criterion):
             if isinstance(criterion, nn.Module):
                 criterion.to(dtype=like.dtype, device=like.device)
+        self.place = like.dtype, like.device
 
     def shares(self, y: torch.Tensor) -> np.ndarray | None:
         """``c (n,)``, or None where all are alike; by NumPy, because not every device has float64."""
@@ -115,8 +119,10 @@ class RowLoss:
         terms = self.ask(self.plain, out, y)
         if terms.dim() == 0:
             raise ValueError("The loss is one number for all rows.")
-        terms = terms.reshape(n, -1)
         shares = self.shares(y)
+        if shares is None and terms.numel() == n:  # one term a row: there is nothing to add up
+            return terms.reshape(n)
+        terms = terms.reshape(n, -1)
         if shares is not None:
             wide = np.float64 if terms.dtype == torch.float64 else np.float32
             divisor = torch.from_numpy(np.where(shares > 0, shares, 1.0).astype(wide)).to(terms.dtype).to(terms.device)
@@ -164,7 +170,8 @@ class RowLoss:
 
     def _whole(self, out: Any, y: torch.Tensor) -> torch.Tensor:
         """The criterion as it is; the mean of what it does not reduce."""
-        return self.ask(self.criterion, out, y).detach().cpu().double().mean()
+        found = self.ask(self.criterion, out, y).detach().cpu().double()
+        return found.mean() if found.dim() else found
 
 
 def _close(a: torch.Tensor, b: torch.Tensor) -> bool:

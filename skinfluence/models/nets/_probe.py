@@ -22,7 +22,7 @@ from ._rows import NetRows
 # accelerator wants more of them at once.
 _CACHE_BYTES = {"cpu": 1 << 21}
 _DEVICE_BYTES = 1 << 28
-MOST_ROWS = 4096
+MOST_ROWS = 8192
 # How far two right derivatives of the same outputs may be apart, relative to their size.
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 5e-3}
 LOOSE = 1e-1
