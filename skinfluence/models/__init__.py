@@ -62,7 +62,8 @@ def as_model(estimator: Any) -> FittedModel:
             f"{', '.join(FAMILIES)}; MLPClassifier, MLPRegressor, skorch nets and a tuple (torch module, loss), which "
             "need the extra skinfluence[torch]; and a Pipeline that ends in one of them."
         )
-    check_is_fitted(estimator)
+    if not hasattr(estimator, "coef_"):  # what every family is read off
+        check_is_fitted(estimator)
     fitted = family(hosted(estimator))
     return fitted if transformers is None else replace(fitted, transformers=transformers)
 

@@ -13,8 +13,9 @@ from ._layers import Layer, LayerRows
 from ._linear_rows import LinearRows, gram
 from ._protocol import Cotangents, TangentCotangents
 
-# Measured with OpenBLAS, in float64: up to so many outputs are had fastest one by one.
-_FEW_OUTPUTS = 7
+# Measured with OpenBLAS: up to so many outputs are had fastest one by one, in float32 only of rows that are not narrow.
+_FEW_OUTPUTS = {np.dtype(np.float64): 7, np.dtype(np.float32): 3}
+_NARROW = 32
 
 # What is read twice is read in parts that a core's own cache holds.
 _CORE_CACHE_BYTES = 1 << 20
@@ -176,7 +177,7 @@ class LinearModel:
         table = self.table(self._params)
         coef = self._coef(table, X)
         F, squares = np.empty((len(table), X.shape[0]), dtype=X.dtype), np.empty(X.shape[0], dtype=X.dtype)
-        one_by_one = X.dtype == np.float64 and len(coef) <= _FEW_OUTPUTS
+        one_by_one = _is_fastest_one_by_one(coef, X)
         outputs = list(zip(coef, F, strict=True)) if one_by_one else []
         for at in _cached_parts(X):
             part = X[at]
@@ -198,7 +199,7 @@ def _multiply(coef: np.ndarray, X: Any, out: np.ndarray) -> None:
     if sp.issparse(X):
         for k, row in enumerate(coef):
             out[k] = X @ row
-    elif X.dtype == np.float64 and len(coef) <= _FEW_OUTPUTS:
+    elif _is_fastest_one_by_one(coef, X):
         outputs = list(zip(coef, out, strict=True))
         for at in _cached_parts(X):
             part = X[at]
@@ -208,6 +209,11 @@ def _multiply(coef: np.ndarray, X: Any, out: np.ndarray) -> None:
         np.matmul(coef, X.T, out=out)
     else:  # measured in float32: faster than that, the copy included
         out[:] = (X @ coef.T).T
+
+
+def _is_fastest_one_by_one(coef: np.ndarray, X: np.ndarray) -> bool:
+    few = len(coef) <= _FEW_OUTPUTS.get(X.dtype, 0)
+    return few and (X.dtype == np.float64 or X.shape[1] >= _NARROW)
 
 
 def _cached_parts(X: np.ndarray) -> Iterator[slice]:
