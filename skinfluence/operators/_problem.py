@@ -41,6 +41,9 @@ from ._sent import (
 
 _KEPT_OUTPUTS_BYTES = 1 << 23
 
+# Two classes are met among so many targets nearly always, which spares looking at all of them.
+_FIRST = 1000
+
 
 class TrainingProblem:
     """The objective that a fitted estimator was trained on.
@@ -88,7 +91,8 @@ class TrainingProblem:
             return
         if self.fitted.intake is not None:
             targets = targets[targets != NO_CLASS]
-        if not (targets != targets[0]).any():
+        first = targets[0]
+        if not ((targets[:_FIRST] != first).any() or (targets != first).any()):
             raise ValueError(
                 f"y must hold at least two classes, got one: {self.fitted.classes[targets[:1]].tolist()}. "
                 "With a single class there is nothing to separate."
