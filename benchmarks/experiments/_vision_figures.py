@@ -87,27 +87,29 @@ def _ensemble(rows: list[dict]) -> Figure:
 
 
 def _detection(rows: list[dict]) -> Figure:
-    kinds = [
-        (part, protocol)
-        for part in TITLES
-        for protocol in (TRUSTED, CROSS)
-        if len(chosen(rows, part, None, protocol)) > 2
-    ]
-    size = (3.9 * len(kinds) + 1.0, 4.6)
-    figure, axes = _figures.panels(1, len(kinds), size)
+    """A column a model, a line a protocol; a panel without methods is left empty."""
+    protocols = [protocol for protocol in (TRUSTED, CROSS) if len(chosen(rows, LINEAR, None, protocol)) > 2]
+    parts = [part for part in TITLES if len(chosen(rows, part)) > 2]
+    size = (3.6 * len(parts) + 0.5, 4.0 * len(protocols) + 0.5)
+    figure, axes = _figures.panels(len(protocols), len(parts), size)
     marks = dict(zip(NOISES, (("o", _figures.BLUE), ("s", _figures.ORANGE), ("^", _figures.BLACK)), strict=True))
-    for (part, protocol), ax in zip(kinds, axes[0], strict=True):
-        own = [row for row in chosen(rows, part, None, protocol) if row["auroc"]]
-        names = list(dict.fromkeys(row["method"] for row in own))[::-1]
-        for noise, (marker, colour) in marks.items():
-            found = [row for row in own if row["noise"] == noise]
-            at = [names.index(row["method"]) for row in found]
-            ax.plot([row["auroc"]["mean"] for row in found], at, marker, color=colour, ms=5, label=noise)
-        ax.set_yticks(range(len(names)), names)
-        ax.axvline(0.5, color=_figures.GREY, lw=0.8)
-        ax.set_xlim(min(0.45, *(row["auroc"]["mean"] for row in own)) - 0.02, 1.0)
-        ax.set_xlabel("AUROC: wrong labels among low scores")
-        ax.set_title(f"{TITLES[part]}, {protocol}")
-        ax.grid(axis="x")
+    for protocol, line in zip(protocols, axes, strict=True):
+        for part, ax in zip(parts, line, strict=True):
+            own = [row for row in chosen(rows, part, None, protocol) if row["auroc"]]
+            if not own:
+                ax.set_axis_off()
+                continue
+            names = list(dict.fromkeys(row["method"] for row in own))[::-1]
+            for noise, (marker, colour) in marks.items():
+                found = [row for row in own if row["noise"] == noise]
+                at = [names.index(row["method"]) for row in found]
+                ax.plot([row["auroc"]["mean"] for row in found], at, marker, color=colour, ms=5, label=noise)
+            ax.set_yticks(range(len(names)), names)
+            ax.set_ylim(-0.7, len(names) - 0.3)
+            ax.axvline(0.5, color=_figures.GREY, lw=0.8)
+            ax.set_xlim(min(0.45, *(row["auroc"]["mean"] for row in own)) - 0.02, 1.0)
+            ax.set_xlabel("AUROC: wrong labels among low scores")
+            ax.set_title(f"{TITLES[part]}, {protocol}")
+            ax.grid(axis="x")
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
