@@ -271,9 +271,6 @@ class Judge:
 
 def folds(net: str, noise: str, seed: int, data_home: Home, sizes: NetSizes) -> list[dict[str, Any]]:
     """What the per-row loss and cleanlab do, with the probabilities that nets of five folds give to rows left out."""
-    from cleanlab.filter import find_label_issues
-    from cleanlab.rank import get_label_quality_scores
-
     split = draw(noise, seed, data_home, sizes)
     judge = Judge(net, split, seed, sizes, fit_net(net, split.X, split.y, seed, sizes))
     began = time.perf_counter()
@@ -282,13 +279,17 @@ def folds(net: str, noise: str, seed: int, data_home: Home, sizes: NetSizes) -> 
         fold = fit_net(net, split.X[train], split.y[train], seed, sizes)
         probabilities[test] = softmax(fold.forward(split.X[test]).cpu().numpy())
     seconds = time.perf_counter() - began
-    quality = get_label_quality_scores(split.y, probabilities, method="normalized_margin")
     loss = -row_loss(probabilities, split.y)
-    scored = {
-        LOSS: (loss, lowest_removed(loss, RATE)),
-        CLEANLAB_5: (quality, lowest_removed(quality, RATE)),
-        CLEANLAB: (quality, ~find_label_issues(split.y, probabilities, n_jobs=1)),
-    }
+    scored = {LOSS: (loss, lowest_removed(loss, RATE))}
+    try:
+        from cleanlab.filter import find_label_issues
+        from cleanlab.rank import get_label_quality_scores
+    except ModuleNotFoundError:
+        print("cleanlab is not installed: left out.")
+    else:
+        quality = get_label_quality_scores(split.y, probabilities, method="normalized_margin")
+        scored[CLEANLAB_5] = quality, lowest_removed(quality, RATE)
+        scored[CLEANLAB] = quality, ~find_label_issues(split.y, probabilities, n_jobs=1)
     common = {"part": net, "noise": noise, "protocol": CROSS, "seed": seed, "rows": len(split.y), "seconds": seconds}
     rows = []
     for method, (scores, keep) in scored.items():
