@@ -242,7 +242,7 @@ def _pydvl_scores(case: NetCase, batch: int, fitted: Any, factor: torch.Tensor) 
 
 
 def _loader(case: NetCase, batch: int) -> DataLoader:
-    return DataLoader(TensorDataset(case.X, case.y), batch_size=batch)
+    return _batches(case.X, case.y, batch)
 
 
 def pydvl(case: NetCase, batch: int) -> torch.Tensor:

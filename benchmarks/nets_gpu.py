@@ -230,14 +230,20 @@ def tables(result: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
         made[title] = [
             {
                 "call": row["call"],
-                "forward passes": f"{row['ratio']:.2f}",
-                "range": "{:.2f} to {:.2f}".format(*row["ratio_range"]),
-                "rows timed": row["timed_rows"],
-                "peak, MiB": row["peak_mib"],
-                "above forward, MiB": row["above_forward_mib"],
-                "error": f"{row['error']:.1e}",
+                **(dict.fromkeys(_FIGURES) if "reason" in row else _figures(row)),
+                "remark": row.get("reason", ""),
             }
             for row in own
-            if "reason" not in row
         ]
     return made
+
+
+_FIGURES = ("forward passes", "range", "rows timed", "peak, MiB", "above forward, MiB", "error")
+
+
+def _figures(row: dict[str, Any]) -> dict[str, Any]:
+    """What was measured of a call."""
+    spread = "{:.2f} to {:.2f}".format(*row["ratio_range"])
+    memory = row["peak_mib"], row["above_forward_mib"]
+    found = f"{row['ratio']:.2f}", spread, row["timed_rows"], *memory, f"{row['error']:.1e}"
+    return dict(zip(_FIGURES, found, strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -151,7 +152,7 @@ def one_seed(
             refit(method, objective, remove_most_suspect(-own, y), seconds[objective])
     for label, (parameters, method) in SELF.items():
         asked = DifferentiableNet(net, parameters=parameters)
-        own, took = _timed(lambda: influence_scores(asked, X, y, method=method, random_state=seed))  # noqa: B023
+        own, took = _timed(partial(influence_scores, asked, X, y, method=method, random_state=seed))
         refit(label, "self", remove_most_suspect(-own, y), took)
     return {"rows": rows, "agreement": _agreement(task.name, seed, found)}
 

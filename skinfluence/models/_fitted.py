@@ -248,17 +248,11 @@ def encode_labels(y: np.ndarray, classes: np.ndarray) -> np.ndarray:
     return codes
 
 
-def _unsigned(y: np.ndarray) -> np.ndarray:
-    """The bits of integers as unsigned ones."""
-    return y.view(y.dtype.str.replace("i", "u"))
-
-
 def _encode_block(y: np.ndarray, classes: np.ndarray, codes: np.ndarray) -> np.ndarray:
     """Write the codes of labels into ``codes``; which of the labels are there, ``(n,)``, or that all are, ``(1,)``."""
     integers = y.dtype.kind in "iu" and classes.dtype.kind in "iu"
-    # Whether labels that are codes already are in range takes one pass, much faster than a comparison: negative ones
-    # are, taken for unsigned, larger than any class.
-    if integers and classes[0] == 0 and classes[-1] == len(classes) - 1 and _unsigned(y).max() < len(classes):
+    # Whether labels that are codes already are in range takes two passes that are much faster than a comparison.
+    if integers and classes[0] == 0 and classes[-1] == len(classes) - 1 and y.min() >= 0 and y.max() < len(classes):
         codes[:] = y
         return np.ones(1, dtype=bool)
     if len(classes) <= 16:

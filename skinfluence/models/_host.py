@@ -14,10 +14,8 @@ _FOREIGN = ("torch", "cupy", "jax", "jaxlib", "array_api_strict")
 
 def is_foreign(values: Any) -> bool:
     """Whether it is an array of another library than NumPy, such as scikit-learn takes by the array API."""
-    module = type(values).__module__
-    if module in ("builtins", "numpy"):  # nearly all that a fitted estimator has
-        return False
-    return module.split(".")[0] in _FOREIGN and all(hasattr(values, name) for name in ("shape", "dtype", "__getitem__"))
+    root = type(values).__module__.split(".")[0]
+    return root in _FOREIGN and all(hasattr(values, name) for name in ("shape", "dtype", "__getitem__"))
 
 
 def on_host(values: Any) -> Any:

@@ -201,8 +201,8 @@ def to_numpy(values: Any) -> np.ndarray:
 
 
 def wide(values: Any) -> Any:
-    """Values in float64 to be added up, of a NumPy or torch array: they stay on a CUDA device, where bringing large
-    matrices home block by block would take longer than making them; others come as NumPy's.
+    """Values in float64 to be added up, of a NumPy or torch array: on a CUDA device they stay there, so that no large
+    matrix is brought home for each block; others come as NumPy's.
     """
     if getattr(getattr(values, "device", None), "type", "cpu") == "cuda":
         return values.detach().double()

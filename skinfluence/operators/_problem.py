@@ -41,9 +41,6 @@ from ._sent import (
 
 _KEPT_OUTPUTS_BYTES = 1 << 23
 
-# Two classes are met among so many targets nearly always, which spares looking at all of them.
-_FIRST = 1000
-
 
 class TrainingProblem:
     """The objective that a fitted estimator was trained on.
@@ -91,8 +88,7 @@ class TrainingProblem:
             return
         if self.fitted.intake is not None:
             targets = targets[targets != NO_CLASS]
-        first = targets[0]
-        if not ((targets[:_FIRST] != first).any() or (targets != first).any()):
+        if not (targets != targets[0]).any():
             raise ValueError(
                 f"y must hold at least two classes, got one: {self.fitted.classes[targets[:1]].tolist()}. "
                 "With a single class there is nothing to separate."

@@ -19,8 +19,8 @@ from ._row_gradients import OwnRows
 from ._rows import NetRows
 
 
-class LookedAt:
-    """What `NetModel` stands on."""
+class ProbedNet:
+    """A net at some parameters: what was found out of it on its first rows, and its passes over blocks of rows."""
 
     def __init__(self, net: Net, params: np.ndarray | None = None, state: State | None = None) -> None:
         self.net = net

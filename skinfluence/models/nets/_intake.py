@@ -70,10 +70,9 @@ class NetIntake:
                     "labels a row are wrapped in skorch.NeuralNet, or given as (module, loss)."
                 )
             return self._codes(column_or_1d(y), self.classes)
+        # What is right at first sight is not looked at more closely: that takes as long as a pass of a small net.
         plain = type(y) is np.ndarray and y.ndim == 1 and y.size > 0 and y.dtype.kind in "fiub"
-        if (
-            not plain or not np.isfinite(y).all()
-        ):  # which says what is wrong, and takes as long as a pass of a small net
+        if not (plain and np.isfinite(y).all()):
             y = check_array(y, ensure_2d=False, allow_nd=True, dtype=None, input_name="y")
         if y.dtype.kind not in "fiub":
             raise ValueError(f"A net's targets must be numbers, got dtype {y.dtype}.")

@@ -11,7 +11,7 @@ import torch
 from .._layers import LayerRows
 from .._protocol import Cotangents, TangentCotangents
 from ._engines import forward_graph, jacobians, rows_within, written_out
-from ._first_rows import LookedAt, as_numpy
+from ._first_rows import ProbedNet, as_numpy
 from ._ghost import layer_rows
 from ._memory import is_out_of_memory
 from ._net import Structure, Tensors, as_leaves
@@ -23,7 +23,7 @@ from ._states import state_vector
 _NO_SECOND = "torch has no second derivative of {}: {}. Use curvature='gauss_newton', which needs none."
 
 
-class NetModel(LookedAt):
+class NetModel(ProbedNet):
     """Raw outputs of a torch module as a function of a flat vector of its chosen parameters.
 
     Outputs and their derivatives along a direction come from one forward pass on dual numbers where torch has its
