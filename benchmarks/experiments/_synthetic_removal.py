@@ -56,9 +56,10 @@ def removals(
     """One row for each objective and curator; `by_objective` has the scores of the methods."""
     model = classifier().fit(blobs.X, blobs.y)
     judged, scored_on = measures(model, blobs.judged), measures(model, blobs.test)
+    baselines = by_baselines(blobs, seed)
     rows = []
     for objective, scores in by_objective.items():
-        curations = by_baselines(blobs, seed) | {method: _lowest(own, blobs) for method, own in scores.items()}
+        curations = baselines | {method: _lowest(own, blobs) for method, own in scores.items()}
         for curator, curation in curations.items():
             fitted = classifier().fit(blobs.X[curation.keep], blobs.y[curation.keep])
             rows.append(
