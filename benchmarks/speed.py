@@ -183,7 +183,10 @@ def memory_specs(small: bool) -> list[tuple]:
     ]
     specs += [(method, "dense", n, 50, 10) for method in ("ip", "exact") for n in (few, many)]
     specs += [(method, "dense", n, 50, 2, "balanced") for method in ("ip", "self_tracin") for n in (few, many)]
-    return specs + [("ip", kind, n, 2000, 2) for kind in ("CSR", "CSC") for n in (few, many)]
+    specs += [("cg", "dense", n, 50, 2) for n in (few, many)]
+    return specs + [
+        (method, kind, n, 2000, 2) for method in ("ip", "self_tracin") for kind in ("CSR", "CSC") for n in (few, many)
+    ]
 
 
 def extra_memory_in_subprocess(*arguments: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
+from scipy.sparse import issparse
 from sklearn.base import BaseEstimator
 from sklearn.utils import column_or_1d
 from sklearn.utils.validation import check_array, check_consistent_length, validate_data
@@ -157,7 +158,7 @@ class FittedModel:
             return self.intake.rows(X)
         if self._is_plain(X):
             return X
-        return validate_data(
+        X = validate_data(
             self.estimator,
             on_host(X),
             reset=False,
@@ -165,6 +166,9 @@ class FittedModel:
             dtype=(np.float64, np.float32),
             ensure_all_finite=False,
         )
+        # The rows of a CSC matrix are found by bisection of its columns.
+        unsorted = issparse(X) and X.format == "csc" and not X.has_sorted_indices
+        return X.sorted_indices() if unsorted else X
 
     def _is_plain(self, X: Any) -> bool:
         """Whether `validate_data` would return ``X`` itself and warn of nothing: asking it takes as long as a tenth of

@@ -12,6 +12,7 @@ import scipy.sparse as sp
 from ._layers import Layer, LayerRows
 from ._linear_rows import LinearRows, gram
 from ._protocol import Cotangents, TangentCotangents
+from ._sparse import squares_times
 
 # Measured with OpenBLAS: up to so many outputs are had fastest one by one, in float32 only of rows that are not narrow.
 _FEW_OUTPUTS = {np.dtype(np.float64): 7, np.dtype(np.float32): 3}
@@ -130,13 +131,17 @@ class LinearModel:
         mask = self.table(free)
         if mask.all():
             F, per_row = self._outputs_and_squares(X)
-            per_row += self.fit_intercept
-            per_row *= _squared_rows(cotangents(F, slice(0, X.shape[0]), 0))
+            if self.fit_intercept:
+                per_row += 1
+            D = cotangents(F, slice(0, X.shape[0]), 0)
+            if D.shape[1] == 1:  # twice in place: no array is made for the squares
+                per_row *= D[:, 0]
+                per_row *= D[:, 0]
+            else:
+                per_row *= _squared_rows(D)
             return per_row
         D = cotangents(self.outputs(X), slice(0, X.shape[0]), 0)
-        squares = X.multiply(X).tocsr() if sp.issparse(X) else X * X
-        norms = self._outputs_at(squares, mask.astype(X.dtype))
-        return np.einsum("ik,ik,ik->i", norms, D, D)
+        return np.einsum("ik,ik,ik->i", self._squares_times(X, mask.astype(X.dtype)), D, D)
 
     @property
     def widest_layer(self) -> int:
@@ -190,6 +195,13 @@ class LinearModel:
             F += table[:, -1:].astype(X.dtype)
         return F.T, squares
 
+    def _squares_times(self, X: Any, table: np.ndarray) -> np.ndarray:
+        """The outputs ``(n, K)`` of parameters in ``table`` for squared features."""
+        if not sp.issparse(X):
+            return self._outputs_at(X * X, table)
+        F = squares_times(X, table[:, : self.n_features])
+        return F + table[:, -1].astype(X.dtype) if self.fit_intercept else F
+
     def _coef(self, table: np.ndarray, X: Any) -> np.ndarray:
         return np.ascontiguousarray(table[:, : self.n_features], dtype=X.dtype)
 
@@ -226,7 +238,7 @@ def _cached_parts(X: np.ndarray) -> Iterator[slice]:
 
 def _squared_rows(X: Any) -> np.ndarray:
     if sp.issparse(X):
-        return np.asarray(X.multiply(X).sum(axis=1)).ravel()
+        return squares_times(X, np.ones((1, X.shape[1])))[:, 0]
     if X.shape[1] == 1:
         return X[:, 0] * X[:, 0]
     return _dot_rows(X, X)

@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_consistent_length
 
 from ..metrics import fair_score
 from ..models import DifferentiableModel
-from ..models._blocks import n_rows, row_slices, take
+from ..models._blocks import blocks_of, n_rows, row_slices
 from ..models._protocol import Cotangents
 from ..operators import Rows, TrainingProblem, require_finite
 from ._base import Predicted, predicted_codes
@@ -66,8 +66,9 @@ class TwinGap:
 
     def _blocks(self, n_columns_of_work: int) -> Iterator[tuple[Any, Any]]:
         twins = 0 if sp.issparse(self.X_twin) else self.X_twin.shape[1]
-        for at in row_slices(self.X, n_columns_of_work + twins, self.X.dtype.itemsize):
-            yield take(self.X, at), take(self.X_twin, at)
+        slices = list(row_slices(self.X, n_columns_of_work + twins, self.X.dtype.itemsize))
+        for (_, X), (_, X_twin) in zip(blocks_of(self.X, slices), blocks_of(self.X_twin, slices), strict=True):
+            yield X, X_twin
 
     def _outputs(self, model: DifferentiableModel) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for X, X_twin in self._blocks(6 * model.n_outputs):

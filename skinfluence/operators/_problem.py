@@ -39,7 +39,8 @@ from ._sent import (
     weighted,
 )
 
-_KEPT_OUTPUTS_BYTES = 1 << 23
+# Beside scores of as many rows that is all that a call may take.
+_KEPT_OUTPUTS_BYTES = 6 << 20
 
 
 class TrainingProblem:

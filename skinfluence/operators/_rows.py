@@ -13,7 +13,7 @@ from sklearn.utils import assert_all_finite
 from sklearn.utils.validation import _check_sample_weight
 
 from ..models._balance import count_codes
-from ..models._blocks import is_stream, n_rows, row_slices, take
+from ..models._blocks import blocks_of, is_stream, n_rows, row_slices
 from ..models._host import on_host
 
 RowFunction = Callable[[Any, np.ndarray, np.ndarray | None], np.ndarray]
@@ -72,8 +72,8 @@ class Rows:
 
     def blocks(self, n_columns_of_work: int) -> Iterator[tuple[slice, Any, np.ndarray, np.ndarray | None]]:
         """Slices of the rows with their X, targets and weights."""
-        for at in row_slices(self.X, n_columns_of_work, self.X.dtype.itemsize):
-            yield at, take(self.X, at), self.y[at], None if self.weight is None else self.weight[at]
+        for at, X in blocks_of(self.X, row_slices(self.X, n_columns_of_work, self.X.dtype.itemsize)):
+            yield at, X, self.y[at], None if self.weight is None else self.weight[at]
 
     @property
     def are_elsewhere(self) -> bool:
@@ -174,8 +174,7 @@ def require_finite(F: np.ndarray, X: Any, name: str = "X") -> None:
     if np.isfinite(F.sum()) or np.isfinite(F).all():
         return
     if sp.issparse(X) or isinstance(X, np.ndarray) or is_stream(X):
-        for at in row_slices(X):  # X may be larger than memory
-            part = take(X, at)
+        for _, part in blocks_of(X, row_slices(X)):  # X may be larger than memory
             assert_all_finite(part.data if sp.issparse(part) else part, input_name=name)
     raise ValueError(
         f"The model's raw outputs are not finite: its parameters are not, or the values of {name} are too large, or "

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..models._blocks import MAX_ROWS, take
+from ..models._blocks import MAX_ROWS, blocks_of
 from ._rows import Rows, require_finite
 
 Directions = Iterable[tuple[float, np.ndarray, np.ndarray]]
@@ -91,7 +91,7 @@ class RowProducts:
         for snapshot_weight, F, T in zip(weights, Fs, Ts, strict=True):
             require_finite(F, X, self.name)
             scale = X.dtype.type(snapshot_weight / self.total_weight)
-            for start in range(0, len(y), MAX_ROWS):  # a CSC matrix is one block, however many rows it has
+            for start in range(0, len(y), MAX_ROWS):  # a CSC matrix may be one block, of many rows
                 at = slice(start, start + MAX_ROWS)
                 total[at] += row_dot(self.loss.gradient(F[at], y[at]), T[at]) * scale
         return total if weight is None else total * weight
@@ -211,8 +211,9 @@ class HessianProducts:
             for _, X, y, weight in rows.blocks(4 * self.model.n_outputs):
                 yield X, y, weight, None
             return
-        for at, F in self.kept:
-            yield take(rows.X, at), rows.y[at], None if rows.weight is None else rows.weight[at], F
+        slices, outputs = zip(*self.kept, strict=True)
+        for (at, X), F in zip(blocks_of(rows.X, slices), outputs, strict=True):
+            yield X, rows.y[at], None if rows.weight is None else rows.weight[at], F
 
 
 @dataclass(frozen=True)
