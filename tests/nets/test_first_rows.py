@@ -11,6 +11,7 @@ from torch import nn
 from skinfluence import influence_scores
 from skinfluence.models import as_model
 from skinfluence.models.nets import _row_gradients
+from skinfluence.models.nets._engines import written_out
 from skinfluence.models.nets._net import Net
 from skinfluence.nets import DifferentiableNet
 
@@ -109,3 +110,52 @@ def test_blocks_are_of_one_size(rng, n, sizes):
     model = as_model(DifferentiableNet((net(), nn.CrossEntropyLoss()), block_rows=40)).model
     rows = model.rows(rng.standard_normal((n, D)).astype(np.float32))
     assert [at.stop - at.start for at, _ in model._over_blocks(rows, lambda batch, at: None)] == sizes
+
+
+class Places(nn.Module):
+    """A table's rows for whole numbers, a linear layer for others."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.linear, self.asked = nn.Embedding(4, D), nn.Linear(D, 2), []
+
+    def forward(self, x):
+        self.asked.append(len(x))
+        return self.linear(x if x.is_floating_point() else self.table(x).mean(dim=1))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int64])
+def test_further_rows_are_looked_at_unless_they_are_real_numbers_of_the_same_form(dtype):
+    intake = as_model((Places(), nn.CrossEntropyLoss())).intake
+    X = np.arange(3 * D).reshape(-1, D) % 4
+    intake.rows(X.astype(dtype))
+    asked = intake.model.net.module.inner.asked
+    asked.clear()
+    intake.rows(X.astype(dtype))
+    assert asked == ([] if dtype is np.float32 else [2])
+    if dtype is np.int64:
+        with pytest.raises(ValueError, match="fails on these rows"):
+            intake.rows(X + 4)
+    with pytest.raises(ValueError, match="fails on these rows"):
+        intake.rows(X[:, :2].astype(np.float32))
+
+
+def test_attention_is_written_out_once_and_put_back_by_the_outermost():
+    asked = Net(net(), "all")
+    before = torch.backends.mha.get_fastpath_enabled()
+    with written_out(asked, rules=False):
+        with written_out(asked):
+            assert not torch.backends.mha.get_fastpath_enabled()
+        assert asked.is_written_out
+        assert not torch.backends.mha.get_fastpath_enabled()
+    assert not asked.is_written_out
+    assert torch.backends.mha.get_fastpath_enabled() == before
+
+
+def test_a_parameter_without_numbers_has_a_norm_of_zero(data):
+    module = net()
+    module[0].register_parameter("none", nn.Parameter(torch.zeros(0)))
+    module[2].register_parameter("none", nn.Parameter(torch.zeros(0)))
+    X, y = data
+    scores = influence_scores((module, nn.CrossEntropyLoss()), X, y, method="self_tracin")
+    assert_allclose(scores, influence_scores((net(), nn.CrossEntropyLoss()), X, y, method="self_tracin"), rtol=1e-5)

@@ -15,11 +15,12 @@ from torch.nn import functional as nnf
 from ... import curves
 from ...losses import DevianceLoss, Link, Loss, MarginLoss, ResidualLoss, SoftmaxLoss
 from .._fitted import ClassWeight, FittedModel, Penalty, Task, without_ignored
+from ._copies import uncompiled
 from ._engines import ENGINES
 from ._intake import MLPIntake, NetIntake, Penalised, in_its_own
 from ._losses import NetLoss, RowLoss, ignored_label
 from ._model import NetModel
-from ._net import Net, uncompiled
+from ._net import Net
 from ._probe import State
 
 # Losses of torch as functions, and the modules that they are: of these it is known what their outputs predict.
@@ -105,7 +106,7 @@ def from_skorch(estimator: Any, options: NetOptions) -> FittedModel:
     task, classes, labels, meaning = _read(estimator, criterion)
     net = Net(estimator.module_, options.parameters, call=call, to_raw=meaning.to_raw, dtype=options.torch_dtype)
     inner.__dict__["module_"] = net.module.inner
-    rowwise = RowLoss(criterion, ask)
+    rowwise = RowLoss(criterion, ask, asked_plainly=_asks_plainly(estimator))
     if classes is not None and classes.dtype.kind in "iu" and _has_own_loss(estimator):
         rowwise.follow(classes.astype(np.int64))
     per_batch = 1.0 / _batch_size(estimator) if getattr(criterion, "reduction", "mean") == "sum" else 1.0
@@ -162,6 +163,12 @@ def _has_own_loss(estimator: Any) -> bool:
     return not type(estimator).get_loss.__module__.startswith("skorch.")
 
 
+def _asks_plainly(estimator: Any) -> bool:
+    """Whether the criterion gets outputs and targets as they are (but for log-probabilities, which it makes itself)."""
+    known = type(estimator).get_loss.__module__ in ("skorch.net", "skorch.classifier")
+    return known and "get_loss" not in vars(estimator)
+
+
 def _read_criterion(criterion: Any) -> tuple[Task, np.ndarray | None, Meaning]:
     """The same of a criterion alone."""
     if isinstance(criterion, nn.CrossEntropyLoss):
@@ -201,7 +208,7 @@ def from_module(pair: tuple[nn.Module, Any], options: NetOptions) -> FittedModel
     net = Net(module, options.parameters, call=call, to_raw=meaning.to_raw, dtype=options.torch_dtype, cast_inputs=True)
     own = dict(uncompiled(module).named_parameters())
     parameters = {name: own[name.removeprefix("inner.")] for name in net.theta}
-    rowwise = RowLoss(criterion, ask)
+    rowwise = RowLoss(criterion, ask, asked_plainly=True)
     return _build(
         module, net, rowwise, options, np.zeros(net.n_params), Penalised(net, in_its_own(criterion), parameters, 1.0),
         meaning=meaning, task=task, labels=labels,

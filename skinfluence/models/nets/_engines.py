@@ -27,6 +27,8 @@ _FEWEST_COMPILED = 8  # rows: the few that are probed are one size
 _MOST_COMPILED = 4096
 
 Engine = Callable[[Net, Tensors, Tensors, Any], tuple[torch.Tensor, torch.Tensor]]
+Passes = Callable[[Any, slice], tuple[torch.Tensor, torch.Tensor | None]]
+"""``(batch, its rows) -> (F, T)``, at some parameters and along some direction; a pass may have none, and no T."""
 
 
 def forward(net: Net, theta: Tensors, v: Tensors, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -35,13 +37,43 @@ def forward(net: Net, theta: Tensors, v: Tensors, batch: Any) -> tuple[torch.Ten
         return _on_duals(net, theta, v, batch)
 
 
-def _on_duals(net: Net, theta: Tensors, v: Tensors, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    with torch_quiet(), forward_ad.dual_level(), _Rules(_DUAL_RULES):
+@contextmanager
+def _dual_numbers(net: Net, theta: Tensors, v: Tensors) -> Iterator[Callable[[Any], tuple[torch.Tensor, torch.Tensor]]]:
+    """A function of a batch that makes a pass on dual numbers."""
+    with torch_quiet(), forward_ad.dual_level():
         duals = {name: forward_ad.make_dual(theta[name], v[name]) for name in theta}
-        F, T = forward_ad.unpack_dual(net.raw(duals, batch))
-    if T is None:
-        raise RuntimeError("The outputs carry no tangent: as far as torch tells they depend on no parameter.")
-    return F, T
+        rules = _DualRules({id(dual): (theta[name], v[name]) for name, dual in duals.items()})
+
+        def of(batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+            with rules:
+                out = net.raw(duals, batch)
+            F, T = forward_ad.unpack_dual(out)
+            if T is None:
+                raise RuntimeError("The outputs carry no tangent: as far as torch tells they depend on no parameter.")
+            return F, T
+
+        yield of
+
+
+def _on_duals(net: Net, theta: Tensors, v: Tensors, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    with _dual_numbers(net, theta, v) as of:
+        return of(batch)
+
+
+@contextmanager
+def along(name: str, net: Net, theta: Tensors, v: Tensors) -> Iterator[Passes]:
+    """An engine for one batch after the other: the parameters' dual numbers are made once for all."""
+    if name not in GRAPHED:
+        engine = engine_of(name)
+        yield lambda batch, at: engine(net, theta, v, batch)
+        return
+    with written_out(net) if name == "forward_math" else nullcontext(), _dual_numbers(net, theta, v) as of:
+
+        def plainly(batch: Any, at: slice) -> tuple[torch.Tensor, torch.Tensor]:
+            with torch.no_grad():
+                return of(batch)
+
+        yield plainly
 
 
 def forward_math(net: Net, theta: Tensors, v: Tensors, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -151,6 +183,10 @@ GRAPHED = ("forward", "forward_math")
 """Those that `forward_graph` can stand in for."""
 
 
+def engine_of(name: str) -> Engine:
+    return compiled if name == "compiled" else ENGINES[name]
+
+
 def jacobians(net: Net, theta: Tensors, batch: Any) -> Iterator[Tensors]:
     """Jacobians ``(b, K, *shape)`` of consecutive rows in every parameter, a few rows at a time."""
 
@@ -183,6 +219,10 @@ def torch_quiet() -> Iterator[None]:
 @contextmanager
 def written_out(net: Net, *, rules: bool = True) -> Iterator[None]:
     """Attention and recurrence as plain products, which have every derivative; torch's fused kernels do not."""
+    if net.is_written_out:  # by this thread: whoever asks the net has its lock
+        with _Rules(PLAIN_RULES) if rules else nullcontext():
+            yield
+        return
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -192,8 +232,10 @@ def written_out(net: Net, *, rules: bool = True) -> Iterator[None]:
                 stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
             if rules:
                 stack.enter_context(_Rules(PLAIN_RULES))
+            net.is_written_out = True
             yield
     finally:
+        net.is_written_out = False
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
@@ -241,44 +283,54 @@ _BAG_DEFAULTS: dict[str, Any] = {
 }
 
 
-def _dual_linear(input: Any, weight: Any, bias: Any = None) -> Any:
-    """With the sums done inside the products: a fifth off a wide MLP."""
-    (x, dx), (W, dW) = forward_ad.unpack_dual(input), forward_ad.unpack_dual(weight)
-    b, db = (None, None) if bias is None else forward_ad.unpack_dual(bias)
-    y = nnf.linear(x, W, b)
-    # Where a graph is recorded, it is that of the outputs alone.
-    x, W, dx = x.detach(), W.detach(), None if dx is None else dx.detach()
-    if dW is not None:
-        dy = nnf.linear(x, dW, db)
-        if dx is not None:
-            dy.view(-1, W.shape[0]).addmm_(dx.reshape(-1, W.shape[1]), W.t())
-    elif dx is not None:
-        dy = nnf.linear(dx, W, db)
-    elif db is not None:
-        dy = db.expand_as(y).clone()  # what follows may write to it, and the direction is not its own
-    else:
-        return y
-    return forward_ad.make_dual(y, dy)
-
-
-def _dual_embedding(input: Any, weight: Any, padding_idx: int | None = None, *args: Any, **kwargs: Any) -> Any:
-    """Padding never learns: its tangent is zero, which torch forgets."""
-    W, dW = forward_ad.unpack_dual(weight)
-    y = nnf.embedding(input, W, padding_idx, *args, **kwargs)
-    if dW is None:
-        return y
-    dy = nnf.embedding(input, dW)
-    if padding_idx is not None:
-        dy = dy * (input != padding_idx % W.shape[0]).unsqueeze(-1)
-    return forward_ad.make_dual(y, dy)
-
-
 PLAIN_RULES: dict[Any, Callable[..., Any]] = {torch._weight_norm: _weight_norm, nnf.embedding_bag: _embedding_bag}
-_DUAL_RULES: dict[Any, Callable[..., Any]] = {
-    **PLAIN_RULES,
-    nnf.linear: _dual_linear,
-    nnf.embedding: _dual_embedding,
-}
+
+
+class _DualRules(_Rules):
+    """Functions of dual numbers that are computed in another way.
+
+    ``parts`` are the values and tangents of the parameters, by the ids of the duals: looking them up is a fifth of what
+    unpacking takes, and a small net has little else to do.
+    """
+
+    def __init__(self, parts: dict[int, tuple[torch.Tensor, torch.Tensor]]) -> None:
+        super().__init__({**PLAIN_RULES, nnf.linear: self.linear, nnf.embedding: self.embedding})
+        self.parts = parts
+
+    def unpacked(self, tensor: Any) -> tuple[Any, Any]:
+        if tensor is None:
+            return None, None
+        return self.parts.get(id(tensor)) or forward_ad.unpack_dual(tensor)
+
+    def linear(self, input: Any, weight: Any, bias: Any = None) -> Any:
+        """With the sums done inside the products: a fifth off a wide MLP."""
+        (x, dx), (W, dW), (b, db) = self.unpacked(input), self.unpacked(weight), self.unpacked(bias)
+        y = nnf.linear(x, W, b)
+        if y.requires_grad:  # what is recorded is the graph of the outputs alone
+            x, W, dx = x.detach(), W.detach(), None if dx is None else dx.detach()
+        if dW is not None:
+            dy = nnf.linear(x, dW, db)
+            if dx is not None:
+                flat = (dy, dx) if dx.dim() == 2 else (dy.view(-1, W.shape[0]), dx.reshape(-1, W.shape[1]))
+                flat[0].addmm_(flat[1], W.t())
+        elif dx is not None:
+            dy = nnf.linear(dx, W, db)
+        elif db is not None:
+            dy = db.expand_as(y).clone()  # what follows may write to it, and the direction is not its own
+        else:
+            return y
+        return forward_ad.make_dual(y, dy)
+
+    def embedding(self, input: Any, weight: Any, padding_idx: int | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Padding never learns: its tangent is zero, which torch forgets."""
+        W, dW = self.unpacked(weight)
+        y = nnf.embedding(input, W, padding_idx, *args, **kwargs)
+        if dW is None:
+            return y
+        dy = nnf.embedding(input, dW)
+        if padding_idx is not None:
+            dy = dy * (input != padding_idx % W.shape[0]).unsqueeze(-1)
+        return forward_ad.make_dual(y, dy)
 
 
 # --- batches: a tensor, or a dict, tuple or list of them --------------------------------------------------------------

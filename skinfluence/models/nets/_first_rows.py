@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from math import ceil
 from typing import Any
 
@@ -14,9 +15,9 @@ from .._protocol import Cotangents
 from ._ghost import Plan, make_plan
 from ._memory import is_out_of_memory
 from ._net import Net, Tensors
-from ._probe import MOST_ROWS, State, can_vmap, find_engine, look_at, spread, tolerance_of
+from ._probe import MOST_ROWS, N_PROBED, State, can_vmap, find_engine, look_at, tolerance_of
 from ._row_gradients import OwnRows
-from ._rows import NetRows
+from ._rows import NetRows, spread
 
 
 class ProbedNet:
@@ -25,7 +26,9 @@ class ProbedNet:
     def __init__(self, net: Net, params: np.ndarray | None = None, state: State | None = None) -> None:
         self.net = net
         self.state = State() if state is None else state
-        params = net.flat(net.theta) if params is None else np.array(params, dtype=np.float64).reshape(-1)
+        if params is None:
+            params, self.theta = net.flat(net.theta), net.theta
+        params = np.array(params, dtype=np.float64).reshape(-1)
         if params.shape != (net.n_params,):
             raise ValueError(f"params must have {net.n_params} entries, got {params.shape[0]}.")
         params.flags.writeable = False
@@ -35,25 +38,34 @@ class ProbedNet:
     def params(self) -> np.ndarray:
         return self._params
 
+    @cached_property
+    def theta(self) -> Tensors:
+        """The same as tensors, by name."""
+        return self.net.unflat(self._params)
+
+    def _at(self, params: np.ndarray) -> Tensors:
+        return self.theta if params is self._params else self.net.unflat(params)
+
     # --- first rows ---------------------------------------------------------------------------------------------------
 
     def rows(self, X: Any) -> NetRows:
         """Rows as blocks of the net's input; the first that are seen show what it puts out."""
         rows = X if isinstance(X, NetRows) else NetRows.of(X, self.net.numpy_dtype)
         if self.net.structure is None:
-            look_at(self.net, self.net.unflat(self._params), rows, self.state)
+            look_at(self.net, self.theta, rows, self.state)
+            self.state.form = rows.form
         return rows
 
     def probe(self, rows: NetRows) -> None:
         """Choose the engine, on some of ``rows``, unless that was done."""
         if not self.state.engine_found:
-            self.state.few, self.state.own = spread(rows), None
+            self.state.few, self.state.own = rows[spread(len(rows), N_PROBED)], None
             find_engine(self.net, self._own(rows), self.state)
 
     def _few(self, rows: NetRows) -> NetRows:
         """The rows that things are tried on: of the first that were seen."""
         if self.state.few is None:
-            self.state.few = spread(rows)
+            self.state.few = rows[spread(len(rows), N_PROBED)]
         return self.state.few
 
     def _own(self, rows: NetRows) -> OwnRows:
@@ -61,7 +73,7 @@ class ProbedNet:
         few, own = self._few(rows), self.state.own
         if own is None or not np.array_equal(own.params, self._params):
             with self.net.still():
-                own = OwnRows(self.net, self._params, few)
+                own = OwnRows(self.net, self._params, self.theta, few)
             self.state.own = own if own.small else None
         return own
 
@@ -80,7 +92,7 @@ class ProbedNet:
             return plan, True, None
         numbers = sum(self.net.theta[name].numel() for name in plan.rest)
         budget = get_config()["working_memory"] * 2**20 / 4
-        return plan, self._vmappable(rows), max(int(budget / (16 * numbers)), 1)
+        return plan, self._vmappable(rows), max(int(budget / (16 * max(numbers, 1))), 1)
 
     # --- within -------------------------------------------------------------------------------------------------------
 
@@ -95,14 +107,19 @@ class ProbedNet:
         """The sum over blocks of tensors in the parameters' shapes, as a vector ``(p,)``; added up in float64."""
         wide = torch.float32 if self.net.device.type == "mps" else torch.float64
         summed: Tensors = {}
+        widened: set[str] = set()
         with self.net.still():
             for _, parts in self._over_blocks(rows, work):
                 for name, part in zip(self.net.theta, parts, strict=True):
                     if part is None:
                         continue
-                    if name not in summed:
-                        summed[name] = torch.zeros_like(part, dtype=wide, memory_format=torch.contiguous_format)
-                    summed[name] += part
+                    if name in widened:
+                        summed[name] += part
+                    elif name in summed:
+                        summed[name] = summed[name].to(wide) + part
+                        widened.add(name)
+                    else:
+                        summed[name] = part
         return self.net.flat(summed)
 
     def _over_blocks(

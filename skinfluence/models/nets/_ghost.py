@@ -18,6 +18,7 @@ from ._row_gradients import OwnRows, Pull, row_gradients
 
 _LAYOUTS = ("first", "second", "merged_rows", "merged_positions")
 _FEW_GROUPS = 8
+_ADDED_UP = (torch.float32, torch.float64)
 
 
 @dataclass
@@ -135,6 +136,24 @@ def layer_rows(net: Net, theta: Tensors, batch: Any, pull: Pull, plan: Plan, vma
         with torch.no_grad():
             D = pull(net.raw(theta, batch))
     return found + direct_rows(net, theta, batch, D, plan.rest, vmappable)
+
+
+def squared_lengths(layers: list[LayerRows]) -> np.ndarray:
+    """Squared norms ``(n,)`` of the rows' gradients in all of the layers; plain ones are added up as tensors."""
+    plain: torch.Tensor | None = None
+    others = []
+    for rows in layers:
+        if not isinstance(rows, AffineRows) or rows.A.shape[1] > 1 or rows.B.dtype not in _ADDED_UP:
+            others.append(rows.squared_norms())
+            continue
+        n = rows.A.shape[0]
+        inputs = torch.linalg.vector_norm(rows.A.view(n, -1), dim=1).square_()
+        outputs = torch.linalg.vector_norm(rows.B.view(n, -1), dim=1).square_()
+        if rows.bias:
+            inputs += 1
+        plain = inputs.mul_(outputs) if plain is None else plain.addcmul_(inputs, outputs)
+    added_up = others if plain is None else [to_numpy(plain), *others]
+    return np.add.reduce(added_up) if len(added_up) > 1 else added_up[0]
 
 
 def direct_rows(
@@ -315,19 +334,20 @@ class _Truth:
         self.net = net
         self.weights = np.arange(1.0, n + 1)
         self.places = {name: slice(net.offsets[name], net.offsets[name] + t.numel()) for name, t in own.theta.items()}
-        self.norms = {name: np.zeros(n) for name in own.theta}
+        filled = [name for name, at in self.places.items() if at.stop > at.start]
+        starts = [self.places[name].start for name in filled]
+        norms = np.zeros((n, len(filled)))
         self.sums = np.zeros(net.n_params)
         for i, (row, _) in enumerate(own):
             flat = to_numpy(row)
             self.sums += self.weights[i] * flat
-            for name, at in self.places.items():
-                self.norms[name][i] = flat[at] @ flat[at]
+            norms[i] = np.add.reduceat(flat * flat, starts)
+        self.norms = {name: np.zeros(n) for name in own.theta} | dict(zip(filled, norms.T, strict=True))
 
     def agrees(self, rows: list[LayerRows], names: list[str], tolerance: float) -> bool:
         """Whether ``rows`` are the gradients in the parameters named."""
-        wanted = np.sum([self.norms[name] for name in names], axis=0)
-        found = np.sum([part.squared_norms() for part in rows], axis=0)
-        if not bool((np.abs(found - wanted) <= tolerance * (wanted + wanted.max())).all()):
+        wanted = np.add.reduce([self.norms[name] for name in names])
+        if not bool((np.abs(squared_lengths(rows) - wanted) <= tolerance * (wanted + wanted.max())).all()):
             return False
         flat = np.zeros(self.net.n_params)
         for part in rows:

@@ -19,7 +19,7 @@ from ._losses import NetLoss, ignored_label
 from ._model import NetModel
 from ._net import Net
 from ._probe import look_at_others
-from ._rows import NetRows, dataset_targets
+from ._rows import NetRows, dataset_targets, spread
 
 _N_VERIFIED = 6
 
@@ -52,8 +52,8 @@ class NetIntake:
         self.seen.X = X
         first = self.model.net.structure is None
         rows = self.model.rows(X)
-        if not first:
-            look_at_others(self.model.net, self.model.net.unflat(self.model.params), rows)
+        if not first and (rows.form is None or rows.form != self.model.state.form):
+            look_at_others(self.model.net, self.model.theta, rows)
         return rows
 
     def targets(self, y: Any) -> np.ndarray:
@@ -71,7 +71,7 @@ class NetIntake:
                 )
             return self._codes(column_or_1d(y), self.classes)
         # What is right at first sight is not looked at more closely: that takes as long as a pass of a small net.
-        plain = type(y) is np.ndarray and y.ndim == 1 and y.size > 0 and y.dtype.kind in "fiub"
+        plain = type(y) is np.ndarray and y.ndim > 0 and y.size > 0 and y.dtype.kind in "fiub"
         if not (plain and np.isfinite(y).all()):
             y = check_array(y, ensure_2d=False, allow_nd=True, dtype=None, input_name="y")
         if y.dtype.kind not in "fiub":
@@ -149,7 +149,7 @@ class NetIntake:
 
     def _verify(self, rows: NetRows, targets: np.ndarray) -> None:
         self.model.probe(rows)
-        few = np.unique(np.linspace(0, len(rows) - 1, _N_VERIFIED).astype(int))
+        few = spread(len(rows), _N_VERIFIED)
         F = self.model.outputs(rows[few])
         if not np.isfinite(F).all():
             return  # said, with the name of the rows, where all outputs are looked at

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import cached_property
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from .._fitted import NO_CLASS
 from ._engines import batch_rows, take_row
 from ._first_rows import as_numpy
 from ._model import NetModel
+from ._slopes import Slope, slope_of
 
 Ask = Callable[[Any, Any, torch.Tensor], torch.Tensor]
 """``(criterion, output, target) -> loss``."""
@@ -37,15 +40,17 @@ class RowLoss:
 
     ``by_mean`` says that the criterion gives one number for all rows whatever its ``reduction``: their mean, made by
     hand. The row's losses are then had by asking of one row at a time, their sum by asking of all at once.
+    ``asked_plainly`` says that the criterion gets outputs and targets as they are.
     """
 
-    def __init__(self, criterion: Any, ask: Ask) -> None:
-        self.ask = ask
+    def __init__(self, criterion: Any, ask: Ask, *, asked_plainly: bool = False) -> None:
+        self.ask, self.asked_plainly = ask, asked_plainly
         self.reduction = getattr(criterion, "reduction", None)
         self.criterion = self.plain = criterion
         if isinstance(criterion, nn.Module):
             with torch.inference_mode(False):
-                self.criterion, self.plain = copy.deepcopy(criterion), copy.deepcopy(criterion)
+                self.criterion = copy.deepcopy(criterion)
+            self.plain = copy.copy(self.criterion)  # of which one attribute is another
         if self.reduction in ("mean", "sum", "batchmean"):
             self.plain.reduction = "none"
         self.by_mean = False
@@ -130,6 +135,23 @@ class RowLoss:
             return torch.where(counted, terms.sum(dim=1) / divisor, torch.zeros_like(divisor))
         return terms.sum(dim=1) if self.reduction in ("sum", "batchmean") else terms.mean(dim=1)
 
+    def slope(self, out: Any, y: torch.Tensor) -> torch.Tensor | None:
+        """The derivative of their sum, where it can be written down."""
+        if self.formula is None or self.by_mean or not isinstance(out, torch.Tensor):
+            return None
+        if y.is_floating_point():
+            if out.shape != y.shape or isinstance(self.plain, nn.CrossEntropyLoss):
+                return None
+            share = 1.0 if self.reduction in ("sum", "batchmean") else len(out) / out.numel()
+            D = self.formula(out, y)
+            return D if share == 1 else D.mul_(share)
+        known = isinstance(self.plain, nn.CrossEntropyLoss) and out.dim() == 2 and y.dim() == 1
+        return self.formula(out, y) if known and not bool((y == self.plain.ignore_index).any()) else None
+
+    @cached_property
+    def formula(self) -> Slope | None:
+        return slope_of(self.plain) if self.asked_plainly else None
+
     def total(self, out: Any, y: torch.Tensor) -> torch.Tensor:
         """Their sum."""
         if self.by_mean:
@@ -142,13 +164,13 @@ class RowLoss:
         What it gives for all must be a sum or mean of that; if not, the complaint is returned.
         """
         shares = self.shares(y)
-        counted = torch.ones(len(y)) if shares is None else torch.from_numpy(shares)
-        rows = [i for i in range(len(y)) if counted[i] > 0]
+        counted = torch.from_numpy(np.ones(len(y)) if shares is None else shares)
+        rows = counted.nonzero()[:, 0].tolist()
         if not rows:
             return None
         alone = torch.stack([self._whole(take_row(out, i), y[i : i + 1]) for i in rows])
         together = self._whole(out, y)
-        weight = counted[rows].double()
+        weight = counted[rows]
         summed = self.reduction == "sum"
         mean = alone.sum() if summed else (alone * weight).sum() / weight.sum()
         as_one = _close(mean, together)
@@ -226,8 +248,12 @@ class NetLoss:
             return self._numpy(self.rowwise.values(*self.asked(self.tensor(F), y)), F)
 
     def gradient(self, F: np.ndarray, y: np.ndarray) -> np.ndarray:
+        f = self.tensor(F)
+        D = None if self.from_raw is not None else self.rowwise.slope(*self.asked(f, y))
+        if D is not None:
+            return self._numpy(D.reshape(F.shape), F)
         with torch.inference_mode(False), torch.enable_grad():
-            f = self.tensor(F).requires_grad_()
+            f.requires_grad_()
             (g,) = torch.autograd.grad(self.rowwise.total(*self.asked(f, y)), f)
         return self._numpy(g, F)
 
@@ -246,17 +272,17 @@ class NetLoss:
             return self._targets(y)
 
     def _targets(self, y: np.ndarray) -> torch.Tensor:
-        values = y if self.labels is None or y.dtype.kind == "f" else self.labels[y]
-        if values.dtype.kind in "iub":
+        values = y if self.labels is None or y.dtype.kind == "f" else self.labels.take(y)
+        if values.dtype.kind == "f":
+            values = values.astype(np.float64 if self.model.net.dtype == torch.float64 else np.float32, copy=False)
+        elif values.dtype.kind in "iub":
             values = values.astype(np.int64)
             if self.ignored is not None and y.ndim == 1:
                 values[y == NO_CLASS] = self.ignored
         tensor = torch.from_numpy(np.require(values, requirements=["C", "W"]))
-        if tensor.is_floating_point():
-            tensor = tensor.to(torch.float64 if self.model.net.dtype == torch.float64 else torch.float32)
-            if self.model.structure.single:
-                shape = (len(y), *self.model.structure.shapes[0])
-                tensor = tensor.reshape(shape) if tensor.numel() == int(np.prod(shape)) else tensor
+        if values.dtype.kind == "f" and self.model.structure.single:
+            shape = (len(y), *self.model.structure.shapes[0])
+            tensor = tensor.reshape(shape) if values.size == prod(shape) else tensor
         return tensor.to(self.model.net.device)
 
     def asked(self, f: torch.Tensor, y: np.ndarray) -> tuple[Any, torch.Tensor]:

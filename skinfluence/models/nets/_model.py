@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,12 @@ import torch
 
 from .._layers import LayerRows
 from .._protocol import Cotangents, TangentCotangents
-from ._engines import forward_graph, jacobians, rows_within, written_out
+from ._engines import Passes, along, forward_graph, jacobians, rows_within, written_out
 from ._first_rows import ProbedNet, as_numpy
-from ._ghost import layer_rows
+from ._ghost import layer_rows, squared_lengths
 from ._memory import is_out_of_memory
 from ._net import Structure, Tensors, as_leaves
-from ._probe import can_pull_duals, can_vmap, engine_of, tolerance_of
+from ._probe import can_pull_duals, can_vmap, tolerance_of
 from ._row_gradients import row_gradients_by_loop, squared_norms
 from ._rows import NetRows
 from ._states import state_vector
@@ -83,38 +84,38 @@ class NetModel(ProbedNet):
         rows = self.rows(X)
         if directions:
             self.probe(rows)
-        engine = engine_of(self.state.engine) if self.state.engine_found else None
         Fs, Ts = [], []
         # Members one after the other: a copy of the parameters in flight, made once for all rows.
         for m, member in enumerate(params):
-            theta = self.net.unflat(member)
             v = self.net.unflat(directions[m]) if m < len(directions) else None
             F = np.empty((len(rows), self.n_outputs), dtype=rows.dtype)
-            T = np.full_like(F, np.nan)
-
-            def work(
-                batch: Any, at: slice, theta: Tensors = theta, v: Tensors | None = v
-            ) -> tuple[torch.Tensor, torch.Tensor | None]:
-                if v is None or engine is None:
-                    with torch.no_grad():
-                        return self.net.raw(theta, batch), None
-                return engine(self.net, theta, v, batch)
-
-            with self.net.still():
-                for at, (f, t) in self._over_blocks(rows, work):
+            T = None if v is None else np.full_like(F, np.nan)
+            with self.net.still(), self._passing(self._at(member), v) as passes:
+                for at, (f, t) in self._over_blocks(rows, passes):
                     F[at] = as_numpy(f)
-                    if t is not None:
+                    if T is not None and t is not None:
                         T[at] = as_numpy(t)
             Fs.append(F)
-            if v is not None:
+            if T is not None:
                 Ts.append(T)
         return Fs, Ts
+
+    def _passing(self, theta: Tensors, v: Tensors | None) -> AbstractContextManager[Passes]:
+        """What gives outputs of batches and, if there is a direction and an engine, their derivatives along it."""
+        if v is not None and self.state.engine_found:
+            return along(self.state.engine, self.net, theta, v)
+
+        def plain(batch: Any, at: slice) -> tuple[torch.Tensor, None]:
+            with torch.no_grad():
+                return self.net.raw(theta, batch), None
+
+        return nullcontext(plain)
 
     def pull_back(self, X: Any, params: Sequence[np.ndarray], cotangents: Cotangents) -> list[np.ndarray]:
         rows = self.rows(X)
         totals = []
         for m, member in enumerate(params):
-            leaves = as_leaves(self.net.unflat(member))
+            leaves = as_leaves(self._at(member))
 
             def work(batch: Any, at: slice, leaves: Tensors = leaves, m: int = m) -> Sequence[torch.Tensor | None]:
                 F = self.net.raw(leaves, batch)
@@ -142,7 +143,7 @@ class NetModel(ProbedNet):
         return self.vjp(rows, cotangents(F, T, slice(0, len(rows))))
 
     def _push_and_pull(self, rows: NetRows, v: np.ndarray, cotangents: TangentCotangents) -> np.ndarray:
-        leaves, direction = as_leaves(self.net.unflat(self._params)), self.net.unflat(v)
+        leaves, direction = as_leaves(self.theta), self.net.unflat(v)
 
         def work(batch: Any, at: slice) -> Sequence[torch.Tensor | None]:
             F, T = forward_graph(self.net, leaves, direction, batch, self.state.engine)
@@ -156,25 +157,24 @@ class NetModel(ProbedNet):
         # Parameters that are not free, the rows of embeddings that stand for padding, have no gradients.
         rows = self.rows(X)
         out = np.zeros(len(rows))
-        plan, vmappable, most = self._plan(rows)
-        theta = self.net.unflat(self._params)
-
-        def work(batch: Any, at: slice) -> np.ndarray:
-            layers = layer_rows(self.net, theta, batch, self._pull(cotangents, at), plan, vmappable)
-            if layers is not None:
-                total: np.ndarray = np.sum([layer.squared_norms() for layer in layers], axis=0)
-                return total
-            # The module goes another way with these rows than with the first.
-            return squared_norms(self.net, theta, batch, self._pull(cotangents, at), self._vmappable(rows))
-
+        theta = self.theta
         with self.net.still():
-            for at, found in self._over_blocks(rows, work, most):
-                out[at] = found
+            plan, vmappable, most = self._plan(rows)
+
+            def work(batch: Any, at: slice) -> np.ndarray:
+                layers = layer_rows(self.net, theta, batch, self._pull(cotangents, at), plan, vmappable)
+                if layers is None:  # the module goes another way with these rows than with the first
+                    return squared_norms(self.net, theta, batch, self._pull(cotangents, at), self._vmappable(rows))
+                return squared_lengths(layers)
+
+            with written_out(self.net, rules=False):
+                for at, found in self._over_blocks(rows, work, most):
+                    out[at] = found
         return out
 
     def input_gradient(self, X: Any, cotangents: np.ndarray) -> np.ndarray:
         rows = self.rows(X)
-        theta = self.net.unflat(self._params)
+        theta = self.theta
 
         def work(batch: Any, at: slice) -> torch.Tensor:
             if not isinstance(batch, torch.Tensor) or not batch.is_floating_point() or batch.dim() != 2:
@@ -213,7 +213,7 @@ class NetModel(ProbedNet):
 
     def _second_order(self, rows: NetRows, cotangents: np.ndarray, v: np.ndarray) -> np.ndarray:
         direction = self.net.unflat(v)
-        leaves = as_leaves(self.net.unflat(self._params))
+        leaves = as_leaves(self.theta)
         wanted = list(leaves.values())
 
         def work(batch: Any, at: slice) -> Sequence[torch.Tensor | None]:
@@ -236,7 +236,7 @@ class NetModel(ProbedNet):
 
     def jacobians(self, X: Any) -> Iterator[np.ndarray]:
         """Jacobians ``(b, K, p)`` of consecutive rows, a few at a time."""
-        rows, theta = self.rows(X), self.net.unflat(self._params)
+        rows, theta = self.rows(X), self.theta
         if self.state.jacobians_by_vmap is None:
             self.state.jacobians_by_vmap = can_vmap(self.net, self._own(rows), jacobian=True)
 
@@ -269,7 +269,7 @@ class NetModel(ProbedNet):
         TypeError
             If the way through the module depends on the data, so that there are no layers to speak of.
         """
-        rows, theta = self.rows(X), self.net.unflat(self._params)
+        rows, theta = self.rows(X), self.theta
         plan, vmappable, most = self._plan(rows)
 
         def work(batch: Any, at: slice) -> list[LayerRows]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from torch import nn
 
 from ..._seeds import TORCH_LOCK
+from ._copies import copied, uncompiled
 from ._precision import full_precision
 
 Tensors = dict[str, torch.Tensor]
@@ -62,7 +64,7 @@ class Net:
         module = uncompiled(module)
         names = choose(module, parameters)
         with torch.inference_mode(False):  # what is made within inference mode has no gradients for ever
-            module = _copied(module)
+            module = copied(module)
             if dtype is not None:
                 module = module.to(dtype)
             module.eval().requires_grad_(False)
@@ -74,13 +76,14 @@ class Net:
         self.device, self.dtype = first.device, first.dtype
         self.cast = self.dtype if cast_inputs or dtype is not None else None
         sizes = [tensor.numel() for tensor in self.theta.values()]
-        starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).tolist()
-        self.offsets: dict[str, int] = dict(zip(self.theta, starts, strict=True))
+        starts = accumulate(sizes, initial=0)
+        self.offsets: dict[str, int] = dict(zip(self.theta, starts, strict=False))  # the last is where they end
+        self.n_params = sum(sizes)
         self.name = type(module).__name__
         self.recurrent = any(isinstance(part, nn.RNNBase) for part in module.modules())
         self.structure: Structure | None = None
         self.compiled: Any = None
-        self.is_still = False
+        self.is_still = self.is_written_out = False
 
     @property
     def numpy_dtype(self) -> np.dtype:
@@ -146,10 +149,6 @@ class Net:
 
     # --- flat vectors -------------------------------------------------------------------------------------------------
 
-    @property
-    def n_params(self) -> int:
-        return sum(t.numel() for t in self.theta.values())
-
     def blocks(self) -> dict[str, slice]:
         """Slices of the flat vector, one for each module that owns parameters."""
         found: dict[str, slice] = {}
@@ -184,28 +183,29 @@ class Net:
 
     def parts(self, whole: torch.Tensor) -> Tensors:
         """The same of a tensor, as views."""
-        parts: Tensors = {}
+        shapes = ((name, like.shape, self.offsets[name]) for name, like in self.theta.items())
         with torch.inference_mode(False):
-            for name, like in self.theta.items():
-                start = self.offsets[name]
-                parts[name] = whole[start : start + like.numel()].reshape(like.shape)
-        return parts
+            return {name: whole[start : start + shape.numel()].view(shape) for name, shape, start in shapes}
 
     def padding(self) -> np.ndarray:
         """Marks ``(p,)`` of the rows of embeddings that stand for padding and never learn.
 
         Where another module shares the matrix (tied embeddings), its gradient reaches them, and they do.
         """
-        owners = Counter(id(tensor) for _, tensor in self.module.named_parameters(remove_duplicate=False))
         marks: Tensors = {}
+        kinds = nn.Embedding, nn.EmbeddingBag
         for path, module in self.module.named_modules():
-            index = getattr(module, "padding_idx", None)
+            index = getattr(module, "padding_idx", None) if isinstance(module, kinds) else None
             name = f"{path}.weight"
-            known = isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and name in self.theta
-            if known and isinstance(index, int) and owners[id(module.weight)] == 1:
+            if name in self.theta and isinstance(index, int) and self._owners[id(module.weight)] == 1:
                 marks[name] = torch.zeros_like(self.theta[name])
                 marks[name][index] = 1
         return self.flat(marks).astype(bool)
+
+    @cached_property
+    def _owners(self) -> Counter[int]:
+        """In how many places each parameter is, by its id."""
+        return Counter(id(tensor) for _, tensor in self.module.named_parameters(remove_duplicate=False))
 
 
 def _homes(module: nn.Module, names: dict[int, str]) -> dict[str, list[tuple[dict[str, Any], str]]]:
@@ -216,42 +216,6 @@ def _homes(module: nn.Module, names: dict[int, str]) -> dict[str, list[tuple[dic
             if id(tensor) in names:
                 homes[names[id(tensor)]].append((part._parameters, own))
     return homes
-
-
-def uncompiled(module: nn.Module) -> nn.Module:
-    """The module that `torch.compile` was given, whose parameters have the names that the user knows."""
-    original: nn.Module = getattr(module, "_orig_mod", module)
-    return original
-
-
-def _copied(module: nn.Module) -> nn.Module:
-    if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
-        raise TypeError(
-            f"{type(module).__name__} was made by torch.jit, and has no Python code to take derivatives of. Give the "
-            "module that it was made of."
-        )
-    try:
-        copied = copy.deepcopy(module, _detached_leftovers(module))
-    except Exception as error:  # deepcopy raises what the parts of a user's module raise
-        raise TypeError(
-            f"{type(module).__name__} cannot be copied ({error}), and influence is taken on a copy so that the net "
-            "stays as it is. Keep no tensors with a gradient history in its attributes."
-        ) from error
-    for part in copied.modules():
-        if isinstance(part, (nn.Embedding, nn.EmbeddingBag)):
-            # What an optimiser is handed, sparse or divided by how often a word occurs, is not the derivative.
-            part.sparse = part.scale_grad_by_freq = False
-    return copied
-
-
-def _detached_leftovers(module: nn.Module) -> dict[int, Any]:
-    """What stands in a copy for tensors that were computed and kept in attributes, which torch does not copy."""
-    return {
-        id(value): value.detach().clone()
-        for part in module.modules()
-        for value in vars(part).values()
-        if isinstance(value, torch.Tensor) and not value.is_leaf
-    }
 
 
 class Asked(nn.Module):

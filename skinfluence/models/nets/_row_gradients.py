@@ -52,11 +52,17 @@ def row_gradients_by_loop(
     """The same by a backward pass for each row, ``(*shape)``, and its outputs ``(K,)``: right wherever torch can
     differentiate.
     """
+    leaves = {name: t.detach().requires_grad_(name in names) for name, t in theta.items()}
+    wanted = [leaves[name] for name in names]
     with torch.enable_grad():
         for i in range(D.shape[0]):
-            leaves = {name: t.detach().requires_grad_(name in names) for name, t in theta.items()}
             F = net.raw(leaves, take_row(batch, i))
-            wanted = [leaves[name] for name in names]
+            if not F.requires_grad:
+                raise TypeError(
+                    f"As far as torch tells the outputs of {net.name} depend on none of the parameters that influence "
+                    "is taken in: they are not used, or their gradient is cut on the way (detach, no_grad, a NumPy "
+                    "array)."
+                )
             found = torch.autograd.grad(F, wanted, D[i : i + 1], allow_unused=True)
             parts = zip(names, found, strict=True)
             yield {name: torch.zeros_like(theta[name]) if g is None else g for name, g in parts}, F[0].detach()
@@ -78,9 +84,8 @@ class OwnRows:
     are small the gradients are kept, and each row's pass is made once, whatever is held to it.
     """
 
-    def __init__(self, net: Net, params: np.ndarray, few: NetRows) -> None:
-        self.net, self.params = net, params
-        self.theta = net.unflat(params)
+    def __init__(self, net: Net, params: np.ndarray, theta: Tensors, few: NetRows) -> None:
+        self.net, self.params, self.theta = net, params, theta
         self.batch = few.batch(net.device, net.cast)
         self.D = net.tensor(np.random.default_rng(0).standard_normal((len(few), net.n_outputs)))
         self._made: list[tuple[torch.Tensor, torch.Tensor]] = []

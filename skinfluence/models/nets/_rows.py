@@ -66,6 +66,16 @@ class NetRows:
         parts = leaves_of(self.data, lambda part: f"{str(part.dtype).removeprefix('torch.')} {tuple(part.shape[1:])}")
         return f"of {' and '.join(parts)} a row"
 
+    @property
+    def form(self) -> Any:
+        """Dtypes and shapes of rows of real numbers, of which a net that takes one takes any; None for others: whole
+        numbers, say, may be places in a table, which has an end.
+        """
+        if isinstance(self.data, _Items) or sp.issparse(self.data):
+            return None
+        real = all(leaves_of(self.data, lambda part: "float" in str(part.dtype)))
+        return map_leaves(self.data, lambda part: (str(part.dtype), tuple(part.shape[1:]))) if real else None
+
     def batch(self, device: torch.device, cast: torch.dtype | None) -> Any:
         """All rows as tensors on the net's device; floating ones as ``cast`` unless that is None."""
         data = self.data.collated() if isinstance(self.data, _Items) else self.data
@@ -99,6 +109,11 @@ class _Items:
     def collated(self) -> Any:
         items = [self.dataset[int(i)] for i in self.indices]
         return default_collate([item[0] for item in items] if _is_pair(items[0]) else items)
+
+
+def spread(n: int, most: int) -> np.ndarray:
+    """A few of n rows, from first to last."""
+    return np.array(sorted({i * (n - 1) // max(most - 1, 1) for i in range(most)}))
 
 
 def _is_pair(item: Any) -> bool:
