@@ -270,8 +270,9 @@ def _build(
             class_weight = ClassWeight(dict(zip(classes.tolist(), shares.tolist(), strict=True)))
     penalty = _penalty(net, options.decay_of(decay), "mean")
 
-    def found(out: Any, y: torch.Tensor) -> np.ndarray:
-        return penalised(out, y) * penalty.free if options.own_decay else np.zeros(net.n_params)
+    def found(out: Any, y: torch.Tensor) -> np.ndarray | None:
+        l2 = penalised(out, y) if options.own_decay else None
+        return None if l2 is None else l2 * penalty.free
 
     return FittedModel(
         estimator=estimator,

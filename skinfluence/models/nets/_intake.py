@@ -44,7 +44,7 @@ class NetIntake:
     classes: np.ndarray | None
     l2: np.ndarray
     own_l2: np.ndarray
-    penalised: Callable[[Any, torch.Tensor], np.ndarray]
+    penalised: Callable[[Any, torch.Tensor], np.ndarray | None]
     by_class: bool = False
     seen: Seen = field(default_factory=Seen)
 
@@ -165,7 +165,10 @@ class NetIntake:
             ) from error
         if complaint is not None:
             raise TypeError(complaint)
-        self.l2[:] = self.own_l2 + l2
+        if l2 is None:
+            self.l2[:] = self.own_l2
+        else:
+            np.add(self.own_l2, l2, out=self.l2)
 
 
 @dataclass(frozen=True)
@@ -239,8 +242,8 @@ class Penalised:
     def __init__(self, net: Net, ask: Any, parameters: dict[str, torch.Tensor], factor: float) -> None:
         self.net, self.ask, self.parameters, self.factor = net, ask, parameters, factor
 
-    def __call__(self, out: Any, y: torch.Tensor) -> np.ndarray:
-        """The L2 penalty of each parameter, ``(p,)``; a term of another form warns."""
+    def __call__(self, out: Any, y: torch.Tensor) -> np.ndarray | None:
+        """The L2 penalty of each parameter, ``(p,)``, or None where there is none; a term of another form warns."""
         still = [tensor for tensor in self.parameters.values() if not tensor.requires_grad]
         try:
             for tensor in still:
@@ -248,7 +251,7 @@ class Penalised:
             with torch.enable_grad():
                 loss = self.ask(out, y).mean()
                 if not loss.requires_grad:
-                    return np.zeros(self.net.n_params)
+                    return None
                 found = torch.autograd.grad(loss, list(self.parameters.values()), allow_unused=True)
         finally:
             for tensor in still:
@@ -267,4 +270,4 @@ class Penalised:
                 )
                 continue
             l2[name] = torch.full_like(tensor, rate * self.factor)
-        return self.net.flat(l2)
+        return self.net.flat(l2) if l2 else None

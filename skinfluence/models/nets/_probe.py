@@ -140,8 +140,9 @@ def find_engine(net: Net, own: OwnRows, state: State) -> None:
         if not bool(torch.isfinite(F).all()):
             return  # what is wrong with the rows, or the parameters, is said where their outputs are used
         along, alone, sizes = [], [], []
+        products = torch.empty_like(own.v)
         for g, outputs in _alone(own):
-            products = g * own.v
+            products = torch.mul(g, own.v, out=products)
             along.append(products.sum())
             sizes.append(torch.linalg.vector_norm(products))
             alone.append(outputs)

@@ -101,7 +101,7 @@ class OwnRows:
         return len(self.D) * sum(tensor.nbytes for tensor in self.theta.values()) <= _KEPT_BYTES
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """The gradient ``(p,)`` of ``sum_k D_ik F_ik`` of each row, and the row's outputs ``(K,)``."""
+        """The gradient ``(p,)`` of ``sum_k D_ik F_ik`` of each row, good until the next, and its outputs ``(K,)``."""
         if not self._made:
             made = self._passes()
             if not self.small:
@@ -112,8 +112,10 @@ class OwnRows:
         yield from self._made
 
     def _passes(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        # Memory is asked for once where it is much, to be looked at before the next.
+        flat = None if self.small else torch.empty(self.net.n_params, dtype=self.net.dtype, device=self.net.device)
         for parts, F in row_gradients_by_loop(self.net, self.theta, self.batch, self.D, list(self.theta)):
-            yield flattened(parts, self.theta), F
+            yield torch.cat([parts[name].reshape(-1) for name in self.theta], out=flat), F
 
 
 def flattened(parts: Tensors, names: Iterable[str]) -> torch.Tensor:
