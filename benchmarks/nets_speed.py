@@ -2,15 +2,18 @@
 
 Each line times a whole call, validation gradient and set-up included, turn by turn with a plain forward pass over the
 same training rows (`no_grad`, its best batch size), in one process on one thread; the figure is the median of the
-ratios of five rounds. Times are processor time, which other work on the machine touches least. Rows and labels are
-drawn, the nets trained for five steps; validation rows are a twentieth of the training rows, 1,000 for 20,000.
+ratios of all rounds. There are five of them, and up to 41 of calls so short that these take two seconds; the range is
+from the lowest to the highest of five, and the middle half (the quartiles) of more. Times are processor time, which
+other work on the machine touches least. Rows and labels are drawn, the nets trained for five steps; validation rows are
+a twentieth of the training rows, 1,000 for 20,000.
 
 The set-up (copying and looking at the net, checking derivatives, writing checkpoints and loading them, making loaders)
 is what the same call takes for eight rows and eight validation rows, timed just before it in each round. It is shown
 apart, and "forward passes" is the call less that, for it says nothing of larger data; a package's ratio on few rows
-would be mostly set-up. Where the set-up is more than half of the call, the difference is noise, and only "whole", which
-has it in, is given and asked. What would take long is timed on fewer rows, validation rows in proportion, and its cost
-for each row taken; "whole" is then missing. Calls with a long set-up are timed on all rows.
+would be mostly set-up. "whole" has the set-up in. Of the tiny net's calls half and more is set-up: "forward passes" is
+there a small difference of two times, and its range is wide. Where it is so in fewer than 20 rounds the difference is
+noise, and only "whole" is given and asked. What would take long is timed on fewer rows, validation rows in proportion,
+and its cost for each row taken; "whole" is then missing. Calls with a long set-up are timed on all rows.
 
 Before it is timed, each call's scores for 60 rows are held to a backward pass for each row in double precision; "error"
 is the largest difference by the largest score. The methods with a curvature (DataInf, EKFAC with the rows' own labels
@@ -39,6 +42,9 @@ from . import _runner
 from ._stored_parts import Parts
 
 ROUNDS = 5
+MOST_ROUNDS = 41  # of calls of which so many take no longer than so many seconds
+SECONDS_OF_ROUNDS = 2.0
+TELLING = 20  # rounds of which the small difference of two times says something
 FEW = 8  # rows of the call that the set-up is measured by
 CHECKED = 60
 PATIENCE = 10.0  # seconds that scoring those, or fewer, may take; a package that takes longer is not timed
@@ -190,29 +196,33 @@ def time_net(case: Any, timed: list[Line], seconds: float, rounds: int) -> list[
             if line.ours:
                 raise
             row["reason"] = f"{type(error).__name__}: {str(error).splitlines()[0][:120] if str(error) else ''}"
-    times: dict[str, list[float]] = {row["call"]: [] for row, *_ in prepared}
-    setups: dict[str, list[float]] = {row["call"]: [] for row, *_ in prepared}
-    ratios: dict[str, list[float]] = {row["call"]: [] for row, *_ in prepared}
-    units = []
-    for _ in range(rounds):
-        for row, line, part, batch in prepared:
-            unit = _seconds(forward)
-            units.append(unit)
-            setup = _seconds(partial(line.scores, case.first(FEW, FEW), case.batches[0]))
-            taken = _seconds(partial(line.scores, part, batch))
-            setups[row["call"]].append(setup)
-            times[row["call"]].append(taken)
-            ratios[row["call"]].append((taken - setup) * case.n / part.n / unit)
-    for row, _, part, _ in prepared:
-        found, taken = ratios[row["call"]], statistics.median(times[row["call"]])
-        setup = statistics.median(setups[row["call"]])
-        row["forward_ms"] = round(1e3 * statistics.median(units), 3)
+    found = _in_turn(case, forward, prepared, rounds)
+    forward_ms = round(1e3 * statistics.median(unit for own in found for unit, _, _ in own), 3) if found else None
+    for own, (row, _, part, _) in zip(found, prepared, strict=True):
+        ratios = [(taken - setup) * case.n / part.n / unit for unit, setup, taken in own]
+        setup, taken = (statistics.median(column) for column in list(zip(*own, strict=True))[1:])
+        row["forward_ms"], row["rounds"] = forward_ms, len(own)
         row["ms"], row["setup_ms"] = round(1e3 * taken, 3), round(1e3 * setup, 3)
-        mostly_setup = 2 * setup > taken
-        row["ratio"] = None if mostly_setup else round(statistics.median(found), 4)
-        row["ratio_range"] = None if mostly_setup else [round(min(found), 4), round(max(found), 4)]
-        row["whole"] = round(1e3 * taken / row["forward_ms"], 4) if part.n == case.n else None
+        noise = 2 * setup > taken and len(own) < TELLING
+        ends = np.quantile(ratios, [0.25, 0.75] if len(own) > ROUNDS else [0, 1])
+        row["ratio"] = None if noise else round(statistics.median(ratios), 4)
+        row["ratio_range"] = None if noise else [round(float(end), 4) for end in ends]
+        row["whole"] = round(row["ms"] / forward_ms, 4) if part.n == case.n else None
     return rows
+
+
+def _in_turn(case: Any, forward: Callable[[], Any], prepared: list[Any], rounds: int) -> list[list[Any]]:
+    """Seconds of a forward pass, of the set-up and of the call, of each line in each round."""
+    found: list[list[Any]] = [[] for _ in prepared]
+    wanted = [rounds] * len(prepared)
+    for done in range(MOST_ROUNDS):
+        for k, (_, line, part, batch) in enumerate(prepared):
+            if done < wanted[k]:
+                few = partial(line.scores, case.first(FEW, FEW), case.batches[0])
+                found[k].append(tuple(map(_seconds, (forward, few, partial(line.scores, part, batch)))))
+            if done == 0 and rounds > 1:
+                wanted[k] = min(max(int(SECONDS_OF_ROUNDS / sum(found[k][0])), rounds), MOST_ROUNDS)
+    return found
 
 
 def _prepare(
@@ -367,7 +377,7 @@ def tables(result: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
 def _option_cells(row: dict[str, Any]) -> dict[str, Any]:
     cells = _cells(row)
     first = f"{row['compile_s']:.1f}" if "compile_s" in row else None
-    kept = {name: cells[name] for name in ("call", "forward passes", "range", "whole", "set-up, ms", "error")}
+    kept = {name: cells[name] for name in ("call", "forward passes", "range", "rounds", "whole", "set-up, ms", "error")}
     return {"net": row["net"], **kept, "first calls, s": first}
 
 
@@ -378,6 +388,7 @@ def _cells(row: dict[str, Any]) -> dict[str, Any]:
         "parameters": row["covered"],
         "forward passes": f"{row['ratio']:.2f}" if row.get("ratio") is not None else None,
         "range": "{:.2f} to {:.2f}".format(*row["ratio_range"]) if row.get("ratio") is not None else None,
+        "rounds": row.get("rounds", ROUNDS) if timed else None,
         "whole": f"{row['whole']:.2f}" if timed and row["whole"] is not None else None,
         "set-up, ms": f"{row['setup_ms']:.1f}" if timed else None,
         "batch": (row["batch"] or None) if timed else None,

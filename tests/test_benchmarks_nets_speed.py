@@ -101,3 +101,23 @@ def test_a_call_with_a_long_set_up_is_timed_on_all_rows():
     assert quick["whole"] is None or quick["setup_ms"] > 0.5
     assert late["setup_ms"] >= 60
     assert late["whole"] is not None
+
+
+@pytest.mark.parametrize(("setup", "rounds", "told"), [(0.0, 8, True), (0.004, 8, True), (0.004, 5, False)])
+def test_short_calls_have_more_rounds_and_are_told_from_their_set_up(setup, rounds, told, monkeypatch):
+    monkeypatch.setattr(nets_speed, "MOST_ROUNDS", rounds)
+    monkeypatch.setattr(nets_speed, "TELLING", 8)
+
+    def scores(case, batch):
+        began = time.process_time()
+        while time.process_time() < began + setup:
+            pass
+        return _nets.by_vmap(case, batch)
+
+    (row,) = nets_speed.time_net(small_case(), [nets_speed.Line("vmap", scores, "all")], 0.05, 5)
+    assert row["rounds"] == rounds
+    assert (row["ratio"] is not None) == told
+    if told:
+        low, high = row["ratio_range"]
+        assert low <= row["ratio"] <= high
+    assert nets_speed._cells(row)["rounds"] == rounds
