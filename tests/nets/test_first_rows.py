@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn import config_context
 from torch import nn
 
 from skinfluence import influence_scores
@@ -159,3 +160,14 @@ def test_a_parameter_without_numbers_has_a_norm_of_zero(data):
     X, y = data
     scores = influence_scores((module, nn.CrossEntropyLoss()), X, y, method="self_tracin")
     assert_allclose(scores, influence_scores((net(), nn.CrossEntropyLoss()), X, y, method="self_tracin"), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("width", "working_memory", "rows"),
+    [(4, 1024, 1 << 14), (1 << 10, 1024, 512), (1 << 16, 1024, 16), (1 << 16, 8, 4), (1 << 16, 1, 1)],
+)
+def test_the_size_of_blocks(rng, width, working_memory, rows):
+    with config_context(working_memory=working_memory):
+        model = as_model((net(width), nn.CrossEntropyLoss())).model
+        model.rows(rng.standard_normal((4, D)).astype(np.float32))
+        assert model.state.block_rows == rows

@@ -23,6 +23,8 @@ from ._rows import NetRows
 _CACHE_BYTES = {"cpu": 1 << 21}
 _DEVICE_BYTES = 1 << 28
 MOST_ROWS = 1 << 14
+# Fewer than these are no gain, however wide: what is read for every block, the parameters, is then as much again.
+FEWEST_ROWS = 16
 # How far two right derivatives of the same outputs may be apart, relative to their size.
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 5e-3}
 LOOSE = 1e-1
@@ -86,9 +88,10 @@ def look_at(net: Net, theta: Tensors, rows: NetRows, state: State) -> None:
             "forward. Draw only where self.training is True."
         )
     cache = _CACHE_BYTES.get(net.device.type, _DEVICE_BYTES)
-    budget = min(cache, int(get_config()["working_memory"] * 2**20) // 8)
+    memory = int(get_config()["working_memory"] * 2**20) // 8
     if state.block_rows is None:
-        state.block_rows = int(min(max(budget // max(widest), 1), MOST_ROWS))
+        fitting = min(max(cache // max(widest), FEWEST_ROWS), memory // max(widest))
+        state.block_rows = int(min(max(fitting, 1), MOST_ROWS))
 
 
 def look_at_others(net: Net, theta: Tensors, rows: NetRows) -> None:
