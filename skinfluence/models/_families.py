@@ -44,7 +44,7 @@ def _build(
     coef = coef.reshape(1, -1) if coef.ndim == 1 else coef
     K = coef.shape[0]
     # SGD's fit_intercept=False and everybody else's leave zeros in intercept_.
-    intercept = np.broadcast_to(np.asarray(est.intercept_, dtype=np.float64), (K,)) if est.fit_intercept else None
+    intercept = np.full(K, est.intercept_, dtype=np.float64) if est.fit_intercept else None
     model = LinearModel.from_coef(coef, intercept)
 
     def table(on_coef: Any, on_intercept: Any) -> np.ndarray:

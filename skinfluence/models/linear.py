@@ -48,8 +48,11 @@ class LinearModel:
     def from_coef(cls, coef: np.ndarray, intercept: np.ndarray | None) -> LinearModel:
         """From ``coef (K, d)`` and ``intercept (K,)`` or None."""
         K, d = coef.shape
-        table = coef if intercept is None else np.column_stack([coef, intercept])
-        return cls(table.ravel(), n_features=d, n_outputs=K, fit_intercept=intercept is not None)
+        table = np.empty((K, d + (intercept is not None)))
+        table[:, :d] = coef
+        if intercept is not None:
+            table[:, d] = intercept
+        return cls(table, n_features=d, n_outputs=K, fit_intercept=intercept is not None)
 
     @property
     def params(self) -> np.ndarray:

@@ -51,3 +51,15 @@ def test_labels_that_are_codes_are_their_own_codes(dtype, n_classes):
 def test_labels_beyond_the_codes_are_named(strange):
     with pytest.raises(ValueError, match=rf"was not fitted with: \[{strange}\]"):
         encode_labels(np.array([0, 1, 2, strange, strange]), np.arange(3))
+
+
+@pytest.mark.parametrize("dtype", ["i1", "u1", "<i8", ">i8", ">u4", "<i4"])
+def test_integer_labels_that_are_codes_stay_and_others_are_named(dtype):
+    y = np.array([0, 2, 1, 1, 0], dtype=dtype)
+    classes = np.arange(3)
+    assert_array_equal(encode_labels(y, classes), y)
+    assert_array_equal(encode_labels(np.repeat(y, 2)[::2], classes), y)  # not contiguous
+    strange = [3, 127] if y.dtype.kind == "u" else [3, -1, -128]
+    for label in strange:
+        with pytest.raises(ValueError, match=rf"not fitted with: \[{label}\]"):
+            encode_labels(np.append(y, np.array([label], dtype=dtype)), classes)
