@@ -115,7 +115,18 @@ def test_a_quick_run_needs_no_pretrained_model_and_says_so(data_home, tmp_path):
     assert kept["fair_crows"] is None
     assert [row["engine"] for row in result["times"]] == ["forward_math", "forward"] * 2
     assert {row["rows"] for row in result["whole_agreement"]} == {40, 60}
-    assert result["whole_retrained"][0]["curator"] == text.heads.NONE
+    of_whole = [(row["task"], row["method"], row["objective"]) for row in result["tuned_rows"]]
+    alone = [text.heads.NONE, text.heads.RESTART, text.heads.RANDOM]
+    joint = [("ip", JOINT), ("ip, last layer", JOINT)]
+    single = [("ip", UTILITY), ("ip", FAIRNESS)]
+    assert of_whole == [
+        (task, *line)
+        for task, lines in (("cola", single + joint), ("rte", joint))
+        for line in [(name, "") for name in alone] + lines
+    ]
+    by_ip = next(row for row in result["tuned_rows"] if row["method"] == "ip")
+    assert by_ip["removed"]["mean"] == pytest.approx(0.05)
+    assert by_ip["seconds"]["mean"] > 0
 
     means = {row["removed by"]: row["runs"] for row in text.tables(result)["Objectives, over methods"]}
     assert means[UTILITY] == means[JOINT] == 2  # ip and ekfac: what has no fairness is not in a mean beside fairness
@@ -123,7 +134,8 @@ def test_a_quick_run_needs_no_pretrained_model_and_says_so(data_home, tmp_path):
 
     _, made = _runner.save(result, tmp_path)
     assert "text (quick)" in made.read_text(encoding="utf-8")
-    assert (tmp_path / "text.png").stat().st_size > 10_000
+    for name in ("text", "text_whole"):
+        assert (tmp_path / f"{name}.png").stat().st_size > 10_000
 
 
 def test_every_method_that_needs_no_refits_has_a_line_on_the_heads():
@@ -141,6 +153,69 @@ def test_stored_tables_of_the_heads_have_all_methods_and_baselines():
     for title in _text_data.TASKS.values():
         assert {row["method"] for row in made[f"{title}, fixed encoder"]} == wanted
     assert set(text.heads.BASELINES[1:]) < {row["removed by"] for row in made["Objectives, over methods"]}
+
+
+def test_stored_tables_of_the_whole_encoder_have_noise_beside_removal():
+    made = text.tables(_runner.load("text"))
+    for title in _text_data.TASKS.values():
+        lines = [(row["method"], row["objective"]) for row in made[f"{title}, whole encoder"]]
+        for wanted in (text.heads.NONE, text.heads.RESTART, text.heads.RANDOM):
+            assert (wanted, None) in lines
+        assert {("ip", JOINT), ("ip, last layer", JOINT)} <= set(lines)
+    seeds = {row["task"]: row["seeds"] for row in made["Whole encoder: how it was fine-tuned"]}
+    assert seeds["CoLA"] >= 3
+
+
+@pytest.fixture
+def of_whole(data_home):
+    """A tiny encoder, made sentences, and how the whole of it is tuned."""
+    pytest.importorskip("skorch")
+    from benchmarks.experiments import _text_tuned as tuned
+    from benchmarks.experiments._text_encoder import Tiny
+
+    return tuned, Tiny(), _text_data.load_task("rte", data_home), tuned.QUICK["rte"]
+
+
+def test_batches_of_like_length_hold_every_row_once_and_little_padding(of_whole):
+    torch = pytest.importorskip("torch")
+    tuned, *_ = of_whole
+    lengths = np.random.default_rng(0).integers(4, 40, size=203)
+    torch.manual_seed(0)
+    drawn = tuned.LikeLengths(lengths, 8)
+    first, second = list(drawn), list(drawn)
+    assert sorted(first) == list(range(203))
+    assert first != second
+
+    def padded(order):
+        return sum(8 * lengths[order[start : start + 8]].max() for start in range(0, 200, 8))
+
+    assert padded(first) < 0.8 * padded(list(range(203)))
+
+
+def test_what_is_trimmed_off_a_batch_changes_no_prediction(of_whole):
+    tuned, encoder, task, recipe = of_whole
+    drawn, _ = tuned.draw(task, encoder, recipe, 0)
+    net = tuned.fine_tuned(encoder, recipe, drawn.train, drawn.y, 0)
+    width = drawn.dev["attention_mask"].sum(axis=1).max()
+    assert width < recipe.length  # there is something to trim
+    plain = net.module_.eval()(
+        **{name: net.module_.head.weight.new_tensor(part).long() for name, part in drawn.dev.items()}
+    )
+    wanted = plain.softmax(dim=1).detach().numpy()
+    np.testing.assert_allclose(net.predict_proba(drawn.dev), wanted, atol=1e-5)
+    np.testing.assert_allclose(tuned.InOrderOfLength(net).predict_proba(drawn.dev), wanted, atol=1e-5)
+
+
+def test_a_seed_of_the_whole_encoder_is_taken_from_its_parts(of_whole, tmp_path, monkeypatch):
+    from benchmarks._stored_parts import Parts
+
+    tuned, encoder, task, recipe = of_whole
+    first = tuned.one_seed(task, encoder, recipe, 0, Parts(tmp_path))
+    monkeypatch.setattr(tuned, "fine_tuned", None)
+    monkeypatch.setattr(tuned, "influence_scores", None)
+    assert tuned.one_seed(task, encoder, recipe, 0, Parts(tmp_path)) == first
+    with pytest.raises(TypeError):  # another recipe is another run
+        tuned.one_seed(task, encoder, tuned.replace(recipe, lr=1.0), 0, Parts(tmp_path))
 
 
 def test_a_run_that_was_cut_off_goes_on(tmp_path):

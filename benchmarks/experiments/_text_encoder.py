@@ -22,6 +22,11 @@ _MOST_TOKENS = 160
 Batch = dict[str, np.ndarray]
 
 
+def take(batch: Batch, rows: Any) -> Batch:
+    """Some rows of a batch."""
+    return {name: part[rows] for name, part in batch.items()}
+
+
 class MissingEncoder(ImportError):
     """The packages with the pretrained encoder are not installed."""
 

@@ -1,4 +1,4 @@
-"""The whole encoder fine-tuned on RTE: engines, time in forward passes, agreement with the last layer, and a check.
+"""The whole encoder fine-tuned on RTE: engines, time in forward passes, and agreement with the last layer.
 
 Needs torch and skorch.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -19,17 +20,17 @@ from torch import nn
 from skinfluence import influence_scores
 from skinfluence.models import as_model
 from skinfluence.nets import DifferentiableNet
-from skinfluence.objectives import Counterfactual, Joint
+from skinfluence.objectives import Counterfactual
 
-from .._peers import remove_most_suspect
 from .._stored_parts import Parts
 from ._text_data import Task, of_rows
-from ._text_encoder import Batch, Classifier, Encoder
-from ._text_heads import FAIRNESS, JOINT, NONE, RANDOM, UTILITY, overlap, tester
+from ._text_encoder import Batch, Classifier, Encoder, take
+from ._text_heads import FAIRNESS, UTILITY, overlap
 
 WHOLE, LAST = "whole net", "last layer"
 PARAMETERS = {WHOLE: "all", LAST: "last_layer"}
 METHODS = ("ip", "ip_ensemble")
+Scores = dict[tuple[str, str, str], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -112,25 +113,28 @@ def tuned(
     return net
 
 
-def take(batch: Batch, rows: Any) -> Batch:
-    """Some rows of a batch."""
-    return {name: part[rows] for name, part in batch.items()}
-
-
 # --- what is found out ------------------------------------------------------------------------------------------------
 
 
 def study(task: Task, encoder: Encoder, plan: Plan, parts: Parts, seed: int = 0) -> dict[str, Any]:
-    """Engines and times, agreement, and accuracy and fair score after retraining: one seed."""
+    """Engines and times, and agreement of scores: one seed."""
     coded, said = code(task, encoder, plan)
     X, y = coded.train, coded.task.y_train
-    val, test = task.halves(seed)
+    val, _ = task.halves(seed)
     held_out = take(coded.dev, val), task.y_dev[val]
-    net = tuned(encoder, X, y, plan.epochs, seed, parts, "whole_net")
-    times = parts.rows("whole_times", lambda: timings(net, X, y, held_out, plan))
+    net = cache(lambda: tuned(encoder, X, y, plan.epochs, seed, parts, "whole_net"))
+    return {
+        "protocol": said | {"seed": seed, "encoder": encoder.name},
+        "times": parts.rows("whole_times", lambda: timings(net(), X, y, held_out, plan)),
+        "agreement": parts.rows("whole_agreement", lambda: agreement(scorings(net(), coded, val, plan, parts, seed))),
+    }
 
-    pairs = _pairs(coded, val)
-    scores: dict[tuple[str, str, str], np.ndarray] = {}
+
+def scorings(net: Any, coded: Coded, val: np.ndarray, plan: Plan, parts: Parts, seed: int) -> Scores:
+    """Scores by IP and its ensemble of the whole net and of the last layer; each is a part of the run."""
+    X, y = coded.train, coded.task.y_train
+    held_out, pairs = (take(coded.dev, val), coded.task.y_dev[val]), _pairs(coded, val)
+    scores: Scores = {}
     for method, parameters, objective in (
         ("ip", LAST, UTILITY), ("ip", LAST, FAIRNESS), ("ip", WHOLE, UTILITY), ("ip", WHOLE, FAIRNESS),
         ("ip_ensemble", LAST, UTILITY), ("ip_ensemble", WHOLE, UTILITY),
@@ -145,12 +149,7 @@ def study(task: Task, encoder: Encoder, plan: Plan, parts: Parts, seed: int = 0)
 
         name = f"whole_{method}_{parameters}_{objective}".replace(" ", "_")
         scores[method, parameters, objective] = parts.arrays(name, score)["scores"]
-    return {
-        "protocol": said | {"seed": seed, "encoder": encoder.name},
-        "times": times,
-        "agreement": agreement(scores),
-        "retrained": retrained(coded, encoder, plan, parts, seed, net, test, scores),
-    }
+    return scores
 
 
 def _pairs(coded: Coded, rows: np.ndarray) -> tuple[Batch, Batch]:
@@ -229,7 +228,7 @@ def _seconds(work: Callable[[], Any]) -> float:
     return time.process_time() - began
 
 
-def agreement(scores: dict[tuple[str, str, str], np.ndarray]) -> list[dict[str, Any]]:
+def agreement(scores: Scores) -> list[dict[str, Any]]:
     """Rank correlation, and what the lowest 5 % have in common, of pairs of scorings, on the rows that both scored."""
     compared: Sequence[tuple[tuple[str, str, str], tuple[str, str, str]]] = (
         (("ip", LAST, UTILITY), ("ip", WHOLE, UTILITY)),
@@ -246,34 +245,4 @@ def agreement(scores: dict[tuple[str, str, str], np.ndarray]) -> list[dict[str, 
         own, other = scores[a][:n], scores[b][:n]
         rho = float(spearmanr(own, other).statistic)
         rows.append({"a": ", ".join(a), "b": ", ".join(b), "rows": n, "spearman": rho, "overlap": overlap(own, other)})
-    return rows
-
-
-def retrained(
-    coded: Coded, encoder: Encoder, plan: Plan, parts: Parts, seed: int, net: Any, test: np.ndarray, scores: dict
-) -> list[dict[str, Any]]:
-    """Accuracy and fair score of the whole net, trained again without 5 % of the rows."""
-    task, y = coded.task, coded.task.y_train
-    tested = tester(task, coded.dev, coded.twins, test, take, None)
-    joint = Joint(["utility", Counterfactual()])
-
-    def ranked(on: str) -> np.ndarray:
-        return joint.combine_scores(np.column_stack([scores["ip", on, about] for about in (UTILITY, FAIRNESS)]))
-
-    removals = {
-        RANDOM: np.random.default_rng(seed).random(len(y)),
-        f"ip, {WHOLE}, {JOINT}": ranked(WHOLE),
-        f"ip, {LAST}, {JOINT}": ranked(LAST),
-    }
-    rows = [{"curator": NONE} | parts.rows("whole_tested_none", lambda: tested(net))]
-    for label, own in removals.items():
-        kept = remove_most_suspect(-own, y).keep
-        name = label.replace(", ", "_").replace(" ", "_")
-
-        def again(kept: np.ndarray = kept, name: str = name) -> dict[str, Any]:
-            return tested(
-                tuned(encoder, take(coded.train, kept), y[kept], plan.epochs, seed, parts, f"whole_net_{name}")
-            )
-
-        rows.append({"curator": label} | parts.rows(f"whole_tested_{name}", again))
     return rows

@@ -7,13 +7,22 @@ the share of twins for which it does not, lower being fairer. The development ro
 half, and its twins, the scores are taken; the other half is tested on.
 
 What is different here. The encoder is all-MiniLM-L6-v2 (six layers, 22 million parameters; RoBERTa-base has twelve and
-125 million), for a processor and not for a graphics card. For five seeds and all curators the whole of it cannot be
-trained again and again on one: there it is fixed, and what is trained, scored and trained again is a head, a layer of
-64 with ReLU on the 256 leading principal components of the encoder's mean states (RTE: u, v, |u - v| and u v of the two
+125 million), for a processor and not for a graphics card. QNLI is left out: its data are not here. There are two parts.
+
+*Fixed encoder*, five seeds and all curators: what is trained, scored and trained again is a head, a layer of 64 with
+ReLU on the 256 leading principal components of the encoder's mean states (RTE: u, v, |u - v| and u v of the two
 sentences; CoLA: those of layers 2, 4 and 6). For RTE the encoder is as it comes. For CoLA, of which it knows nothing as
 it comes, it is first fine-tuned on 3,000 of the training rows, anew for each seed, and the head's rows are the others:
-the head's figures hang on how that went. In a check on RTE, one seed, the whole encoder is fine-tuned, scored and
-fine-tuned again, on training pairs no longer than 48 tokens. QNLI is left out: its data are not here.
+the head's figures hang on how that went.
+
+*Whole encoder*, few seeds and curators: all parameters are fine-tuned, scored, and fine-tuned again from the same
+start, on training rows no longer than so many tokens, in batches of like length. RTE starts from the encoder as it
+comes, CoLA from where the heads start, on the same rows. Epochs and learning rate were chosen by nets without curation,
+of one seed, on all development rows: with fewer rows of CoLA, or fewer epochs, nets stayed nearer to the majority rate.
+"Last layer" ranks by the gradients of the last layer alone; the whole net is trained again. Left out for their cost, on
+this processor, are methods that score a row at several times the cost of IP (IP Ensemble, which is like IP in the table
+below; DataInf; EKFAC, which also takes 4 GB), and what needs a net for each fold (per-row loss and cleanlab out of
+fold).
 
 The twins are made by a table of words and a little grammar (gender, ethnicity, religion, age and names; a row has at
 most one twin an axis), where the paper has a trained net. Fair scores are over twins; the paper divides by all test
@@ -21,16 +30,16 @@ rows, those without a twin counting as alike. For CoLA, whose rows are single se
 pairs of sentences that differ only in the group they name) is a second source of pairs: half of them to score on, half
 to test on.
 
-"No curation, another start" trains the head again on all rows from other initial weights and in another order, on the
-same states: what it differs by is noise. All other nets of a seed begin alike. "Both better" counts the seeds in which
-a curator was better than no curation in accuracy and in fair score at once, or better in one and equal in the other;
-"both worse" likewise. "exact" (conjugate gradients), "lissa" and "arnoldi" invert the Gauss-Newton matrix with the
-damping that "auto" chooses; LiSSA (100 steps of 500 rows), Arnoldi (30 iterations, rank 20) and GEX (4 members, 100
-steps each) are kept short. Self-influence by LiSSA ("self_lissa"), which solves for every row, is that of the head's
-last layer alone. "knn_shapley" values rows for nearest neighbours on the head's inputs, under their own loss: for
-utility, and nothing else. Two kinds of the package's methods have no lines: "cg", which is "exact" on these heads; and
-what trains again for each row or subset ("leave_one_out", "data_shapley", "beta_shapley"), thousands of heads a seed.
-Seconds are a processor's, on one thread.
+"No curation, another start" trains the head, or the whole net, again on all rows from other initial weights (of the
+head) and in another order: what it differs by is noise. All other nets of a seed begin alike. "Both better" counts the
+seeds in which a curator was better than no curation in accuracy and in fair score at once, or better in one and equal
+in the other; "both worse" likewise. "exact" (conjugate gradients), "lissa" and "arnoldi" invert the Gauss-Newton matrix
+with the damping that "auto" chooses; LiSSA (100 steps of 500 rows), Arnoldi (30 iterations, rank 20) and GEX (4
+members, 100 steps each) are kept short. Self-influence by LiSSA ("self_lissa"), which solves for every row, is that of
+the head's last layer alone. "knn_shapley" values rows for nearest neighbours on the head's inputs, under their own
+loss: for utility, and nothing else. Two kinds of the package's methods have no lines: "cg", which is "exact" on these
+heads; and what trains again for each row or subset ("leave_one_out", "data_shapley", "beta_shapley"), thousands of
+heads a seed. Seconds are a processor's, on one thread.
 """
 
 from __future__ import annotations
@@ -59,7 +68,7 @@ VALUES = (*heads.VALUES, "n_twins", *(f"fair_{axis}" for axis in AXES))
 
 def run(*, quick: bool = False, data_home: str | os.PathLike[str] | None = None) -> dict[str, Any]:
     """All tasks, seeds and curators, then the whole net; parts that were made before are taken as they are."""
-    from . import _text_encoder, _text_whole
+    from . import _text_encoder, _text_tuned, _text_whole
 
     tasks = {name: data.load_task(name, data_home) for name in data.TASKS}
     crows = data.load_crows(data_home)
@@ -70,12 +79,22 @@ def run(*, quick: bool = False, data_home: str | os.PathLike[str] | None = None)
         tasks = {name: task.some(200, 120) for name, task in tasks.items()}
         crows = crows[0][:40], crows[1][:40]
     plan = _text_whole.QUICK if quick else _text_whole.FULL
+    recipes = _text_tuned.QUICK if quick else _text_tuned.FULL
     for_encoder, tasks["cola"] = tasks["cola"].parted(plan.n_encoder)
+
+    def start(name: str, seed: int) -> Encoder:
+        return tuned_encoder(for_encoder, encoder, plan, seed, parts) if name == "cola" else encoder
+
+    tuned = [
+        _text_tuned.one_seed(tasks[name], start(name, seed), recipe, seed, parts)
+        for name, recipe in recipes.items()
+        for seed in range(recipe.n_seeds)
+    ]
     of_rte = as_numbers(tasks["rte"], None, encoder, parts, "rte").reduced()
     rows, agreement = [], []
     for seed in seeds:
-        own = tuned_encoder(for_encoder, encoder, plan, seed, parts)
-        numbers = {"rte": of_rte, "cola": as_numbers(tasks["cola"], crows, own, parts, f"cola_{seed}").reduced()}
+        of_cola = as_numbers(tasks["cola"], crows, start("cola", seed), parts, f"cola_{seed}").reduced()
+        numbers = {"rte": of_rte, "cola": of_cola}
         for name, task in tasks.items():
             found = parts.rows(
                 f"{name}_seed_{seed}",
@@ -103,12 +122,18 @@ def run(*, quick: bool = False, data_home: str | os.PathLike[str] | None = None)
             for name, task in tasks.items()
         ],
         "whole": whole["protocol"],
+        "tuned": [one["protocol"] for one in tuned],
+        "tuned_rows": _aggregated(tuned, "rows", ("task", "method", "objective"), VALUES),
+        "tuned_agreement": _aggregated(tuned, "agreement", ("task", "a", "b"), ("spearman", "overlap")),
         "rows": _runner.aggregate(rows, ("task", "method", "objective"), VALUES),
         "agreement": _runner.aggregate(agreement, ("task", "method", "objective"), compared),
         "times": whole["times"],
         "whole_agreement": whole["agreement"],
-        "whole_retrained": whole["retrained"],
     }
+
+
+def _aggregated(seeds: list[dict[str, Any]], name: str, by: tuple[str, ...], values: tuple[str, ...]) -> Any:
+    return _runner.aggregate([row for one in seeds for row in one[name]], by, values)
 
 
 def tuned_encoder(task: data.Task, encoder: Encoder, plan: Plan, seed: int, parts: Parts) -> Encoder:
@@ -154,6 +179,20 @@ def tables(result: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
         own = [row for row in result["rows"] if row["task"] == task]
         without = next(row for row in own if row["method"] == heads.NONE)
         made[f"{title}, fixed encoder"] = [_curator(row, without) for row in own]
+    made["Whole encoder: how it was fine-tuned"] = [_recipe(task, result) for task in data.TASKS]
+    for task, title in data.TASKS.items():
+        own = [row for row in result["tuned_rows"] if row["task"] == task]
+        made[f"{title}, whole encoder"] = [_curator(row, own[0]) for row in own]
+    made["Whole encoder: how alike the scores are"] = [
+        {
+            "task": data.TASKS[row["task"]],
+            "scores": row["a"],
+            "beside": row["b"],
+            "Spearman": _runner.figure(row["spearman"], 2),
+            "lowest": _runner.figure(row["overlap"], 2),
+        }
+        for row in result["tuned_agreement"]
+    ]
     made["Objectives, over methods"] = _by_objective(result["rows"])
     made["How alike the scores are (Spearman, and what the lowest 5 % share)"] = [
         {
@@ -179,19 +218,6 @@ def tables(result: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
         }
         for row in result["whole_agreement"]
     ]
-    said = result["whole"]
-    title = f"The whole encoder on RTE, {said['n_train']} training pairs, one seed: 5 % removed and trained again"
-    made[title] = [
-        {
-            "removed by": row["curator"],
-            "accuracy": f"{row['accuracy']:.3f}",
-            "majority rate": f"{row['majority']:.3f}",
-            "fair score": f"{row['fair']:.3f}",
-            "gap of probabilities": f"{row['gap']:.4f}",
-            "twins": int(row["n_twins"]),
-        }
-        for row in result["whole_retrained"]
-    ]
     return made
 
 
@@ -199,6 +225,23 @@ def _shares(row: dict[str, Any]) -> dict[str, Any]:
     axes = {axis: f"{100 * row[axis]:.1f} %" for axis in ("any", *AXES)}
     rows = {"training rows": row["train"], "development rows": row["dev"], "twins": row["twins"]}
     return {"task": data.TASKS[row["task"]]} | rows | axes
+
+
+def _recipe(task: str, result: dict[str, Any]) -> dict[str, Any]:
+    seeds = [one for one in result["tuned"] if one["task"] == task]
+    one = seeds[0]
+    return {
+        "task": data.TASKS[task],
+        "training rows": one["n_train"],
+        "tokens at most": one["length"],
+        "share of all rows that short": f"{one['fit']:.1%}",
+        "share of development rows cut": f"{one['dev_cut']:.1%}",
+        "epochs": one["epochs"],
+        "learning rate": f"{one['lr']:g}",
+        "batch": one["batch"],
+        "seeds": len(seeds),
+        "seconds a training": round(float(np.mean([own["fit_seconds"] for own in seeds]))),
+    }
 
 
 def _curator(row: dict[str, Any], without: dict[str, Any]) -> dict[str, Any]:
@@ -288,55 +331,10 @@ def _time(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def figures(result: dict[str, Any]) -> dict[str, Figure]:
-    """Accuracy against the fair score, a panel a task; the axis of the fair score is upside down, as published."""
-    from .. import _figures
+    """Accuracy against the fair score: of the heads, and of the whole encoder."""
+    from . import _text_figures
 
-    figure, (axes,) = _figures.panels(1, len(data.TASKS), (11.0, 5.6))
-    looks = {
-        heads.UTILITY: ("o", _figures.BLUE),
-        heads.FAIRNESS: ("s", _figures.PURPLE),
-        heads.JOINT: ("^", _figures.ORANGE),
-        "self": ("v", _figures.GREEN),
+    return {
+        "text": _text_figures.fixed_encoder(result["rows"]),
+        "text_whole": _text_figures.whole_encoder(result["tuned_rows"]),
     }
-    numbered = {method: str(k) for k, method in enumerate(heads.METHODS, 1)}
-    lettered = dict(zip((*heads.BASELINES[1:], *heads.SELF, heads.NEIGHBOURS), "abcdefg", strict=True))
-    for (task, title), ax in zip(data.TASKS.items(), axes, strict=True):
-        own = [row for row in result["rows"] if row["task"] == task]
-        without = next(row for row in own if row["method"] == heads.NONE)
-        at = {"x": without["accuracy"]["mean"], "y": without["fair"]["mean"]}
-        for row in own:
-            x, y = row["accuracy"]["mean"], row["fair"]["mean"]
-            marker, colour = looks.get(row["objective"], ("D", _figures.GREY))
-            if row["objective"] in looks:
-                label = {"self": "by self-influence"}.get(row["objective"], f"by {row['objective']}")
-                ax.plot(x, y, marker, color=colour, ms=6, mec=_figures.BLACK, mew=0.5, label=label)
-            elif row["method"] in lettered:
-                random = row["method"] == heads.RANDOM
-                spread = {"xerr": row["accuracy"]["std"], "yerr": row["fair"]["std"]} if random else {}
-                ax.errorbar(
-                    x, y, fmt=marker, color=colour, ms=5, mfc="white", elinewidth=0.6, label="baselines", **spread
-                )
-            name = (
-                numbered.get(row["method"], "") if row["objective"] == heads.JOINT else lettered.get(row["method"], "")
-            )
-            ax.annotate(name, (x, y), xytext=(4, 3), textcoords="offset points", fontsize=8)
-        ax.plot(*at.values(), "*", color=_figures.BLACK, ms=14, label=heads.NONE)
-        ax.axvline(at["x"], color=_figures.GREY, lw=0.8, ls=":")
-        ax.axhline(at["y"], color=_figures.GREY, lw=0.8, ls=":")
-        ax.invert_yaxis()
-        ax.set_title(f"{title} (mean of {len(without['accuracy']['seeds'])} seeds)")
-        ax.set_xlabel("accuracy, test half")
-        ax.set_ylabel("fair score, test half's twins (fairer upwards)")
-        ax.margins(0.12)
-        ax.grid()
-    handles: dict[str, Any] = {}
-    for ax in axes:
-        handles |= {label: handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
-    key = [f"{mark} {name}" for name, mark in (numbered | lettered).items()]
-    figure.suptitle(
-        "5 % of the training rows removed: above and to the right of the star both are better\n"
-        f"{', '.join(key[: len(numbered)])}\n{', '.join(key[len(numbered) :])}",
-        fontsize=9,
-    )
-    return {"text": figure}
