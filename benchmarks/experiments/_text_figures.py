@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .. import _figures
@@ -38,19 +38,30 @@ def fixed_encoder(rows: list[dict[str, Any]]) -> Figure:
 
 
 def whole_encoder(rows: list[dict[str, Any]]) -> Figure:
-    """The whole encoder fine-tuned, likewise, the curators named beside their points."""
+    """The whole encoder fine-tuned: the curators named beside their points, and the spread of what changes nothing."""
     figure, (axes,) = _figures.panels(1, len(data.TASKS), (11.0, 5.0))
     for (task, title), ax in zip(data.TASKS.items(), axes, strict=True):
         own = [row for row in rows if row["task"] == task]
         names = {row["method"]: row["method"] for row in own}
-        _panel(ax, own, f"{title}, whole encoder", names, names)
+        _panel(ax, own, f"{title}, whole encoder", names, names, barred=(heads.RANDOM, heads.RESTART))
+        ax.margins(0.25)
     _legend(figure, axes)
     figure.suptitle(REMOVED, fontsize=9)
     return figure
 
 
-def _panel(ax: Any, rows: list[dict[str, Any]], title: str, joint: Mapping[str, str], other: Mapping[str, str]) -> None:
-    """Points of the curators around the star of no curation; ``joint`` and ``other`` are what is written at them."""
+def _panel(
+    ax: Any,
+    rows: list[dict[str, Any]],
+    title: str,
+    joint: Mapping[str, str],
+    other: Mapping[str, str],
+    barred: Sequence[str] = (heads.RANDOM,),
+) -> None:
+    """Points of the curators around the star of no curation; ``joint`` and ``other`` are what is written at them.
+
+    Baselines that are ``barred`` have their spread over seeds.
+    """
     without = next(row for row in rows if row["method"] == heads.NONE)
     for row in rows:
         x, y = row["accuracy"]["mean"], row["fair"]["mean"]
@@ -58,9 +69,9 @@ def _panel(ax: Any, rows: list[dict[str, Any]], title: str, joint: Mapping[str, 
             marker, colour = LOOKS[row["objective"]]
             label = {"self": "by self-influence"}.get(row["objective"], f"by {row['objective']}")
             ax.plot(x, y, marker, color=colour, ms=6, mec=_figures.BLACK, mew=0.5, label=label)
-        elif row is not without:
-            random = row["method"] == heads.RANDOM
-            spread = {"xerr": row["accuracy"]["std"], "yerr": row["fair"]["std"]} if random else {}
+        elif row["method"] in heads.BASELINES[1:]:
+            has_bars = row["method"] in barred
+            spread = {"xerr": row["accuracy"]["std"], "yerr": row["fair"]["std"]} if has_bars else {}
             ax.errorbar(
                 x, y, fmt="D", color=_figures.GREY, ms=5, mfc="white", elinewidth=0.6, label="baselines", **spread
             )
@@ -72,7 +83,8 @@ def _panel(ax: Any, rows: list[dict[str, Any]], title: str, joint: Mapping[str, 
     ax.axvline(at[0], color=_figures.GREY, lw=0.8, ls=":")
     ax.axhline(at[1], color=_figures.GREY, lw=0.8, ls=":")
     ax.invert_yaxis()
-    ax.set_title(f"{title} (mean of {len(without['accuracy']['seeds'])} seeds)")
+    n_seeds = len(without["accuracy"]["seeds"])
+    ax.set_title(f"{title} (mean of {n_seeds} seeds)" if n_seeds > 1 else f"{title} (one seed)")
     ax.set_xlabel("accuracy, test half")
     ax.set_ylabel("fair score, test half's twins (fairer upwards)")
     ax.margins(0.12)
