@@ -121,7 +121,7 @@ def test_a_quick_run_needs_no_pretrained_model_and_says_so(data_home, tmp_path):
     single = [("ip", UTILITY), ("ip", FAIRNESS)]
     assert of_whole == [
         (task, *line)
-        for task, lines in (("cola", [alone[2], *single, *joint]), ("rte", []))
+        for task, lines in (("cola", [alone[2], *single, *joint]), ("rte", joint[:1]))
         for line in [*alone[:2], *lines]
     ]
     by_ip = next(row for row in result["tuned_rows"] if row["method"] == "ip")
@@ -162,8 +162,8 @@ def test_stored_tables_of_the_whole_encoder_have_noise_beside_removal():
         for task in _text_data.TASKS.values()
     }
     for found in lines.values():
-        assert {(text.heads.NONE, None), (text.heads.RESTART, None)} <= found
-    assert {(text.heads.RANDOM, None), ("ip", JOINT), ("ip, last layer", JOINT)} <= lines["CoLA"]
+        assert {(text.heads.NONE, None), (text.heads.RESTART, None), ("ip", JOINT)} <= found
+    assert {(text.heads.RANDOM, None), ("ip, last layer", JOINT)} <= lines["CoLA"]
     # As the documentation says of each seed.
     rows = [row for row in _runner.load("text")["tuned_rows"] if row["task"] == "cola"]
     gaps = {(row["method"], row["objective"]): np.array(row["gap"]["seeds"]) for row in rows}
