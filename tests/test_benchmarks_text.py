@@ -116,12 +116,12 @@ def test_a_quick_run_needs_no_pretrained_model_and_says_so(data_home, tmp_path):
     assert [row["engine"] for row in result["times"]] == ["forward_math", "forward"] * 2
     assert {row["rows"] for row in result["whole_agreement"]} == {40, 60}
     of_whole = [(row["task"], row["method"], row["objective"]) for row in result["tuned_rows"]]
-    alone = [(name, "") for name in (text.heads.NONE, text.heads.RESTART, text.heads.RANDOM)]
+    alone = [(name, "") for name in text.heads.BASELINES if name in baselines]
     joint = [("ip", JOINT), ("ip, last layer", JOINT)]
     single = [("ip", UTILITY), ("ip", FAIRNESS)]
     assert of_whole == [
         (task, *line)
-        for task, lines in (("cola", [alone[2], *single, *joint]), ("rte", joint[:1]))
+        for task, lines in (("cola", [*alone[2:], *single, *joint]), ("rte", joint[:1]))
         for line in [*alone[:2], *lines]
     ]
     by_ip = next(row for row in result["tuned_rows"] if row["method"] == "ip")
@@ -163,7 +163,8 @@ def test_stored_tables_of_the_whole_encoder_have_noise_beside_removal():
     }
     for found in lines.values():
         assert {(text.heads.NONE, None), (text.heads.RESTART, None), ("ip", JOINT)} <= found
-    assert {(text.heads.RANDOM, None), ("ip, last layer", JOINT)} <= lines["CoLA"]
+    baselines = {(name, None) for name in (text.heads.RANDOM, text.heads.LOSS, text.heads.CLEANLAB)}
+    assert baselines | {("ip, last layer", JOINT)} <= lines["CoLA"]
     # As the documentation says of each seed.
     rows = [row for row in _runner.load("text")["tuned_rows"] if row["task"] == "cola"]
     gaps = {(row["method"], row["objective"]): np.array(row["gap"]["seeds"]) for row in rows}
@@ -211,6 +212,33 @@ def test_what_is_trimmed_off_a_batch_changes_no_prediction(of_whole):
     wanted = plain.softmax(dim=1).detach().numpy()
     np.testing.assert_allclose(net.predict_proba(drawn.dev), wanted, atol=1e-5)
     np.testing.assert_allclose(tuned.InOrderOfLength(net).predict_proba(drawn.dev), wanted, atol=1e-5)
+
+
+def test_rows_are_left_out_of_the_nets_that_predict_them(of_whole, monkeypatch):
+    from benchmarks._stored_parts import Parts
+
+    tuned, encoder, task, recipe = of_whole
+    drawn, _ = tuned.draw(task, encoder, recipe, 0)
+    n = len(drawn.y)
+    drawn.train["row"] = np.arange(n)
+    predicted = []
+
+    class Net:
+        def __init__(self, X, y):
+            self.rows = X["row"]
+            np.testing.assert_array_equal(y, drawn.y[self.rows])
+
+        def predict_proba(self, X):
+            assert not np.intersect1d(self.rows, X["row"]).size
+            assert len(self.rows) + len(X["row"]) == n
+            predicted.append(X["row"])
+            return np.column_stack([1 - X["row"] / n, X["row"] / n])
+
+    monkeypatch.setattr(tuned, "fine_tuned", lambda encoder, recipe, X, y, seed: Net(X, y))
+    found = tuned._Seed(drawn, encoder, recipe, 0, Parts(None), "seed", {})._out_of_fold()
+    assert len(predicted) == tuned.N_FOLDS
+    assert sorted(np.concatenate(predicted)) == list(range(n))
+    np.testing.assert_allclose(found[:, 1], np.arange(n) / n)  # in the rows' own order
 
 
 def test_a_seed_of_the_whole_encoder_is_taken_from_its_parts(of_whole, tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.stats import spearmanr
+from sklearn.model_selection import StratifiedKFold
 from skorch import NeuralNetClassifier
 from skorch.callbacks import LRScheduler
 from torch import nn
@@ -28,10 +29,12 @@ from .._stored_parts import Parts
 from . import _text_heads as heads
 from ._text_data import Task, of_rows
 from ._text_encoder import Batch, Classifier, Encoder, take
-from ._text_heads import FAIRNESS, JOINT, NONE, RANDOM, RESTART, UTILITY
+from ._text_heads import CLEANLAB, FAIRNESS, JOINT, LOSS, NONE, RANDOM, RESTART, UTILITY
 
 #: Of a method whose scores are those of the last layer; any other's are the whole net's.
 LAST = ", last layer"
+#: A net of each is trained on the others, for the baselines that look at rows left out.
+N_FOLDS = 3
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Recipe:
     lr: float
     batch: int
     n_seeds: int
-    at_random: bool  # whether the net is trained again without rows drawn at random
+    baselines: bool  # whether rows are removed at random, too, and by what nets of other rows say of them
     #: (label, objectives that rows are removed by)
     scorings: tuple[tuple[str, tuple[str, ...]], ...]
 
@@ -53,8 +56,8 @@ IP: tuple[tuple[str, tuple[str, ...]], ...] = (("ip", (UTILITY, FAIRNESS, JOINT)
 #: What the last layer's scores remove is not tried there; they are compared.
 JOINT_ONLY: tuple[tuple[str, tuple[str, ...]], ...] = (("ip", (JOINT,)), (f"ip{LAST}", ()))
 FULL = {
-    "cola": Recipe(5551, 20, 3, 2e-4, 32, n_seeds=3, at_random=True, scorings=IP),
-    "rte": Recipe(2490, 64, 5, 1e-4, 32, n_seeds=1, at_random=False, scorings=JOINT_ONLY),
+    "cola": Recipe(5551, 20, 3, 2e-4, 32, n_seeds=3, baselines=True, scorings=IP),
+    "rte": Recipe(2490, 64, 5, 1e-4, 32, n_seeds=1, baselines=False, scorings=JOINT_ONLY),
 }
 QUICK = {name: replace(own, n_train=60, length=48, epochs=1, batch=8, n_seeds=1) for name, own in FULL.items()}
 
@@ -198,13 +201,14 @@ def one_seed(task: Task, encoder: Encoder, recipe: Recipe, seed: int, parts: Par
     """What each curator makes of one draw of rows and one start; how alike the scores are; and the protocol."""
     drawn, said = draw(task, encoder, recipe, seed)
     name = f"tuned_{task.name}_{seed}"
-    stamp = {key: value for key, value in asdict(recipe).items() if key not in ("n_seeds", "at_random", "scorings")}
+    stamp = {key: value for key, value in asdict(recipe).items() if key not in ("n_seeds", "baselines", "scorings")}
     run = _Seed(drawn, encoder, recipe, seed, parts, name, stamp)
     net = stored_net(encoder, recipe, drawn.train, drawn.y, seed, parts, f"{name}_net")
     run.add(NONE, "", lambda: (None, net))
     run.add(RESTART, "", lambda: (None, fine_tuned(encoder, recipe, drawn.train, drawn.y, seed + 1000)))
-    if recipe.at_random:
+    if recipe.baselines:
         run.refit(RANDOM, "", remove_most_suspect(np.random.default_rng(seed).random(len(drawn.y)), drawn.y))
+        run.refit_by_folds()
     scores = scorings(net, drawn, recipe, seed, parts, name)
     for label, objectives in recipe.scorings:
         for objective in objectives:
@@ -246,6 +250,28 @@ class _Seed:
             return kept, fine_tuned(self.encoder, self.recipe, X, drawn.y[kept], self.seed)
 
         self.add(method, objective, again, seconds)
+
+    def refit_by_folds(self) -> None:
+        """The per-row loss and cleanlab, by nets of the other folds."""
+        y, probabilities = self.drawn.y, self._out_of_fold()
+        self.refit(LOSS, "", remove_most_suspect(-np.log(probabilities[np.arange(len(y)), y] + 1e-30), y))
+        issues = heads.cleanlab_issues(y, probabilities)
+        if issues is not None:
+            self.refit(CLEANLAB, "", Curation(~issues, None))
+
+    def _out_of_fold(self) -> np.ndarray:
+        X, y = self.drawn.train, self.drawn.y
+        found = np.empty((len(y), 2))
+        folds = StratifiedKFold(N_FOLDS, shuffle=True, random_state=self.seed)
+        for k, (train, out) in enumerate(folds.split(y, y)):
+
+            def predict(train: np.ndarray = train, out: np.ndarray = out) -> dict[str, np.ndarray]:
+                net = fine_tuned(self.encoder, self.recipe, take(X, train), y[train], self.seed)
+                return {"probabilities": InOrderOfLength(net).predict_proba(take(X, out))}
+
+            made = self.parts.arrays(_part_name(self.name, f"fold {k} of {N_FOLDS}"), predict)
+            found[out] = made["probabilities"]
+        return found
 
 
 def _part_name(*words: str) -> str:

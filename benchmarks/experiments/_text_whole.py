@@ -48,7 +48,7 @@ class Plan:
     encoder_epochs: int
 
 
-FULL = Plan(600, 200, 48, 3, timed=(16, 64), repeats=3, n_encoder=3000, encoder_length=20, encoder_epochs=2)
+FULL = Plan(600, 200, 48, 3, timed=(16, 256), repeats=3, n_encoder=3000, encoder_length=20, encoder_epochs=2)
 QUICK = Plan(60, 40, 24, 1, timed=(8, 16), repeats=1, n_encoder=20, encoder_length=12, encoder_epochs=1)
 
 

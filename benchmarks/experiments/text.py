@@ -21,8 +21,8 @@ comes, CoLA from where the heads start, on the same rows. For CoLA, epochs and l
 curation, of one seed, on the development rows, those that are tested on included: with fewer rows or epochs nets stayed
 nearer to the majority rate. For RTE one setting was tried. "Last layer" ranks by the gradients of the last layer alone;
 the whole net is trained again. Left out for their cost, on this processor, are methods that score a row at several
-times the cost of IP (IP Ensemble, which is like IP in the table below; DataInf; EKFAC, which also takes 4 GB), and what
-needs a net for each fold (per-row loss and cleanlab out of fold).
+times the cost of IP (IP Ensemble, which is like IP in the table below; DataInf; EKFAC, which also takes 4 GB). The
+per-row loss and cleanlab look at rows that are left out by nets of three folds, for CoLA alone.
 
 The twins are made by a table of words and a little grammar (gender, ethnicity, religion, age and names; a row has at
 most one twin an axis), where the paper has a trained net. Fair scores are over twins; the paper divides by all test
