@@ -189,7 +189,9 @@ def test_an_interrupted_run_leaves_no_worker_and_goes_on_to_the_same_answer(tmp_
     pids.mkdir()
     (tmp_path / f"{module}.py").write_text(SLOW_RUN)
     paths = [str(tmp_path), str(Path(__file__).parents[1]), *sys.path]
-    code = f"import {module}; {module}.scores({kind!r}, {str(folder)!r}, {n_jobs})"
+    # The tests may run in the background of a shell, which lets its jobs ignore Ctrl-C.
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{heard}; import {module}; {module}.scores({kind!r}, {str(folder)!r}, {n_jobs})"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "SECONDS_A_FIT": "0.05", "PIDS": str(pids)}
     run = subprocess.Popen(
         [sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
