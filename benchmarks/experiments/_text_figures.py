@@ -43,7 +43,7 @@ def whole_encoder(rows: list[dict[str, Any]]) -> Figure:
     for (task, title), ax in zip(data.TASKS.items(), axes, strict=True):
         own = [row for row in rows if row["task"] == task]
         names = {row["method"]: row["method"] for row in own}
-        _panel(ax, own, f"{title}, whole encoder", names, names, barred=(heads.RANDOM, heads.RESTART))
+        _panel(ax, own, f"{title}, whole encoder", names, names, barred=(heads.RANDOM, heads.RESTART), words=True)
         ax.margins(0.25)
     _legend(figure, axes)
     figure.suptitle(REMOVED, fontsize=9)
@@ -57,10 +57,12 @@ def _panel(
     joint: Mapping[str, str],
     other: Mapping[str, str],
     barred: Sequence[str] = (heads.RANDOM,),
+    words: bool = False,
 ) -> None:
     """Points of the curators around the star of no curation; ``joint`` and ``other`` are what is written at them.
 
-    Baselines that are ``barred`` have their spread over seeds.
+    Baselines that are ``barred`` have their spread over seeds. ``words`` take room, and stand to the left of curators
+    and to the right of baselines.
     """
     without = next(row for row in rows if row["method"] == heads.NONE)
     for row in rows:
@@ -77,7 +79,9 @@ def _panel(
             )
         if row is not without:
             name = (joint if row["objective"] == heads.JOINT else other).get(row["method"], "")
-            ax.annotate(name, (x, y), xytext=(4, 3), textcoords="offset points", fontsize=8)
+            left = words and row["objective"] in LOOKS
+            offset, side = ((-6, -4), "right") if left else ((4, 4), "left")
+            ax.annotate(name, (x, y), xytext=offset, ha=side, textcoords="offset points", fontsize=8)
     at = without["accuracy"]["mean"], without["fair"]["mean"]
     ax.plot(*at, "*", color=_figures.BLACK, ms=14, label=heads.NONE)
     ax.axvline(at[0], color=_figures.GREY, lw=0.8, ls=":")
