@@ -127,16 +127,31 @@ class Checkpoint:
 
 def _write(path: Path, arrays: Arrays) -> None:
     """All of the file or none of it: written under another name, brought to the disk, and then renamed."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".tmp")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_hidden(path), suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]  # its stub takes each for `allow_pickle`
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        _rename(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+    # A process that was killed while it wrote this could not clear up. (One that writes it just now finds it written.)
+    for left in path.parent.glob(f"{_hidden(path)}{'?' * 8}.tmp"):  # as many letters as mkstemp draws
+        left.unlink(missing_ok=True)
+
+
+def _hidden(path: Path) -> str:
+    return f".{path.stem}-"
+
+
+def _rename(temporary: str, path: Path) -> None:
+    try:
+        os.replace(temporary, path)
+    except FileNotFoundError:  # another process wrote the same, and cleared up
+        if not path.is_file():
+            raise
 
 
 def digest(*things: Any, stand_in: Callable[[Any], Any] | None = None) -> str:

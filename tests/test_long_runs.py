@@ -16,7 +16,7 @@ from joblib import parallel_config
 from sklearn.linear_model import LogisticRegression, SGDClassifier
 from sklearn.utils.parallel import delayed
 
-from skinfluence import InfluenceRelabeler, InfluenceReweighter, InfluenceSelector, influence_scores
+from skinfluence import InfluenceRelabeler, InfluenceReweighter, InfluenceSelector, _checkpoint, influence_scores
 from skinfluence._parallel import run_all
 from skinfluence._progress import progress
 from skinfluence.methods import BetaShapley, DataShapley, GradientMethod, LeaveOneOut
@@ -143,6 +143,43 @@ def test_methods_on_a_backend_that_gives_all_results_together(X_y, method):
         np.testing.assert_array_equal(influence_scores(clf, X, y, method=method, random_state=0), expected)
 
 
+def test_what_a_killed_process_left_is_cleared_up_by_who_makes_the_part(tmp_path):
+    kinds = {
+        "left": tmp_path / ".a-abcdefgh.tmp",
+        "other": tmp_path / ".a-b-abcdefgh.tmp",
+        "own": tmp_path / ".a-x.tmp",
+    }
+    for path in kinds.values():
+        path.write_bytes(b"torn")
+    _checkpoint._write(tmp_path / "a.npz", {"x": np.arange(3)})
+    assert not kinds["left"].exists()
+    assert kinds["other"].exists()
+    assert kinds["own"].exists()
+    with np.load(tmp_path / "a.npz") as kept:
+        np.testing.assert_array_equal(kept["x"], np.arange(3))
+
+
+def test_a_part_that_two_processes_write_is_written(tmp_path, monkeypatch):
+    path = tmp_path / "a.npz"
+
+    savez = np.savez
+
+    def overtaken(file, **arrays):
+        savez(file, **arrays)
+        savez(path, **arrays)  # by another process, which then clears up
+        for left in tmp_path.glob(".*.tmp"):
+            left.unlink()
+
+    monkeypatch.setattr(np, "savez", overtaken)
+    _checkpoint._write(path, {"x": np.arange(3)})
+    with np.load(path) as kept:
+        np.testing.assert_array_equal(kept["x"], np.arange(3))
+    path.unlink()
+    monkeypatch.setattr(np, "savez", lambda file, **arrays: [p.unlink() for p in tmp_path.glob(".*.tmp")])
+    with pytest.raises(FileNotFoundError):
+        _checkpoint._write(path, {"x": np.arange(3)})
+
+
 # --- Ctrl-C -----------------------------------------------------------------------------------------------------------
 
 SLOW_RUN = """
@@ -218,7 +255,6 @@ def test_an_interrupted_run_leaves_no_worker_and_goes_on_to_the_same_answer(tmp_
     assert not any(map(alive, workers))
     kept = {path: path.stat().st_mtime_ns for path in folder.glob("*/*.npz")}
     assert len(kept) >= 2
-    assert not list(folder.glob("*/.*.tmp"))
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PIDS", str(pids))
     slow = importlib.import_module(module)
@@ -227,3 +263,4 @@ def test_an_interrupted_run_leaves_no_worker_and_goes_on_to_the_same_answer(tmp_
     after = {path: path.stat().st_mtime_ns for path in folder.glob("*/*.npz")}
     assert len(after) > len(kept)
     assert {path: after[path] for path in kept} == kept  # what was there is read, not made again
+    assert not list(folder.glob("*/.*.tmp"))  # a worker that was killed while it wrote may have left one
