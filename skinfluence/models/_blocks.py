@@ -62,7 +62,7 @@ def _csc_step(X: Any, of_x: float, of_work: int) -> int:
     per_row = max(X.nnz / n, 1e-9)  # entries
     worth_finding = _CSC_COLUMN_ENTRIES * n_columns / per_row
     fitting = min(_CSC_X_BYTES / max(of_x, 1), _CSC_WORK_BYTES / max(of_work, 1), MAX_ROWS)
-    return max(int(min(max(fitting, worth_finding), n)), 1)
+    return max(int(min(max(fitting, worth_finding), memory_budget() / max(of_x + of_work, 1), n)), 1)
 
 
 def is_stream(X: Any) -> bool:
@@ -105,7 +105,7 @@ def take(X: Any, rows: slice) -> Any:
         return X[rows]
     first, last = X.indptr[rows.start], X.indptr[rows.stop]
     view = sp.csr_array((rows.stop - rows.start, X.shape[1]), dtype=X.dtype)
-    return _filled(view, X.data[first:last], X.indices[first:last], X.indptr[rows.start : rows.stop + 1] - first)
+    return filled(view, X.data[first:last], X.indices[first:last], X.indptr[rows.start : rows.stop + 1] - first)
 
 
 def _is_csc(X: Any) -> bool:
@@ -143,10 +143,11 @@ def _between(X: Any, rows: slice, first: np.ndarray, last: np.ndarray) -> Any:
     indices = X.indices[at]
     indices -= indices.dtype.type(rows.start)
     block = sp.csc_array((rows.stop - rows.start, X.shape[1]), dtype=X.dtype)
-    return _filled(block, X.data[at], indices, indptr)
+    return filled(block, X.data[at], indices, indptr)
 
 
-def _filled(matrix: Any, data: np.ndarray, indices: np.ndarray, indptr: np.ndarray) -> Any:
+def filled(matrix: Any, data: np.ndarray, indices: np.ndarray, indptr: np.ndarray) -> Any:
+    """An empty CSR or CSC array with these entries, which are not copied."""
     # Set one by one: SciPy's constructor copies arrays that are a small part of another.
     matrix.data, matrix.indices, matrix.indptr = data, indices, indptr
     return matrix

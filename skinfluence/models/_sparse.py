@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from ._blocks import take
+from ._blocks import filled, take
 
 # A piece, its squares and its indices stay in a core's own cache; one of columns is worth the numbers, as many as there
 # are rows, that it adds to.
@@ -45,6 +45,5 @@ def _columns(X: Any, columns: slice) -> Any:
 
 def _squared(X: Any) -> Any:
     """The entries squared, beside the same indices."""
-    squared = (sp.csr_array if X.format == "csr" else sp.csc_array)(X.shape, dtype=X.dtype)
-    squared.data, squared.indices, squared.indptr = X.data * X.data, X.indices, X.indptr
-    return squared
+    empty = (sp.csr_array if X.format == "csr" else sp.csc_array)(X.shape, dtype=X.dtype)
+    return filled(empty, X.data * X.data, X.indices, X.indptr)

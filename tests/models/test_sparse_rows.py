@@ -124,3 +124,7 @@ def test_working_memory_is_kept_by_csc_matrices_too():
     X = sp.csc_array(sp.random(100_000, 3, density=0.5, random_state=0))
     with config_context(working_memory=1):
         assert len(list(row_slices(X, 4))) > 1
+    wide = sp.csc_array(sp.random(50_000, 20_000, density=1e-4, random_state=0))  # whose rows are dear to find
+    a_row = (wide.data.nbytes + wide.indices.nbytes) / wide.shape[0] + 8 * 8
+    with config_context(working_memory=0.25):
+        assert max((at.stop - at.start) * a_row for at in row_slices(wide, 8)) <= 2**18
