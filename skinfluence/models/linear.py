@@ -18,8 +18,8 @@ from ._sparse import squares_times
 _FEW_OUTPUTS = {np.dtype(np.float64): 7, np.dtype(np.float32): 3}
 _NARROW = 32
 
-# What is read twice is read in parts that a core's own cache holds.
-_CORE_CACHE_BYTES = 1 << 20
+# What is read twice is read in parts that a core's own cache holds, with room for what is computed of them.
+_CORE_CACHE_BYTES = 3 << 18
 
 
 class LinearModel:
@@ -137,11 +137,7 @@ class LinearModel:
             if self.fit_intercept:
                 per_row += 1
             D = cotangents(F, slice(0, X.shape[0]), 0)
-            if D.shape[1] == 1:  # twice in place: no array is made for the squares
-                per_row *= D[:, 0]
-                per_row *= D[:, 0]
-            else:
-                per_row *= _squared_rows(D)
+            per_row *= _squared_rows(D)
             return per_row
         D = cotangents(self.outputs(X), slice(0, X.shape[0]), 0)
         return np.einsum("ik,ik,ik->i", self._squares_times(X, mask.astype(X.dtype)), D, D)
@@ -243,7 +239,7 @@ def _squared_rows(X: Any) -> np.ndarray:
     if sp.issparse(X):
         return squares_times(X, np.ones((1, X.shape[1])))[:, 0]
     if X.shape[1] == 1:
-        return X[:, 0] * X[:, 0]
+        return np.square(X[:, 0])
     return _dot_rows(X, X)
 
 

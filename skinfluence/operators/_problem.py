@@ -258,8 +258,8 @@ class TrainingProblem:
         """``-(w_i / Σw) ‖grad loss_i‖²`` at the fitted parameters, ``(n,)``."""
         rows = self.rows if rows is None else rows
         model = self.fitted.model
-        norms = RowNorms(model, self.loss.gradient, self.free, rows.name, share=-1.0 / self.total_weight)
-        return rows.each(norms, 4 * model.n_outputs)
+        norms = RowNorms(model, self.loss.gradient, self.free, rows.name, weighted=True)
+        return rows.each(norms, 4 * model.n_outputs, scale=-1.0 / self.total_weight)
 
     def layer_rows(
         self, params: np.ndarray, cotangents: Callable[[np.ndarray, slice], np.ndarray] | None = None

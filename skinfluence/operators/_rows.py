@@ -80,13 +80,15 @@ class Rows:
         """Whether X is held by a cluster: what is asked of all rows is then computed there."""
         return is_stream(self.X) and self.X.cluster is not None
 
-    def each(self, function: RowFunction, n_columns_of_work: int, shape: tuple[int, ...] = ()) -> np.ndarray:
-        """``function(X, y, weight)`` of all rows ``(n, *shape)`` in float64, block by block.
+    def each(
+        self, function: RowFunction, n_columns_of_work: int, shape: tuple[int, ...] = (), scale: float = 1.0
+    ) -> np.ndarray:
+        """``scale * function(X, y, weight)`` of all rows ``(n, *shape)`` in float64, block by block.
 
         The rows of a Dask collection are worked on where they are, if there is a cluster: what comes from there is what
         the function returns.
         """
-        work = _ByBlocks(function, n_columns_of_work, shape)
+        work = _ByBlocks(function, n_columns_of_work, shape, scale)
         if not self.are_elsewhere:
             return work(self)
         out = np.empty((len(self), *shape))
@@ -131,11 +133,16 @@ class _ByBlocks:
     function: RowFunction
     n_columns_of_work: int
     shape: tuple[int, ...]
+    scale: float
 
     def __call__(self, rows: Rows) -> np.ndarray:
         out = np.empty((len(rows), *self.shape))
         for at, X, y, weight in rows.blocks(self.n_columns_of_work):
-            out[at] = self.function(X, y, weight)
+            values = self.function(X, y, weight)
+            if self.scale == 1.0:
+                out[at] = values
+            else:  # in the pass that stores them
+                np.multiply(values, self.scale, out=out[at])
         return out
 
 

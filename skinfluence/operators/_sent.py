@@ -51,16 +51,15 @@ class RowValues:
 
 @dataclass(frozen=True)
 class RowNorms:
-    """Squared norms of the gradients that ``cotangents(F, y)`` make in the free parameters.
-
-    They are not weighted, or (``share``) multiplied by that and the rows' weights.
+    """Squared norms of the gradients that ``cotangents(F, y)`` make in the free parameters, times the rows' weights if
+    they are to be weighted.
     """
 
     model: Any
     cotangents: Callable[[np.ndarray, np.ndarray], np.ndarray]
     free: np.ndarray
     name: str
-    share: float | None = None
+    weighted: bool = False
 
     def __call__(self, X: Any, y: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
         def of_block(F: np.ndarray, part: slice, member: int) -> np.ndarray:
@@ -68,10 +67,7 @@ class RowNorms:
             return np.asarray(self.cotangents(F, y[part]))
 
         norms = np.asarray(self.model.squared_row_norms(X, of_block, self.free))
-        if self.share is not None:
-            norms *= norms.dtype.type(self.share)
-            norms = norms if weight is None else norms * weight
-        return norms
+        return norms if weight is None or not self.weighted else norms * weight
 
 
 @dataclass(frozen=True)
