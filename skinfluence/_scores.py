@@ -16,7 +16,7 @@ from .models import as_model
 from .models._blocks import take
 from .models.linear import LinearModel
 from .objectives import MeanLoss, resolve_objective
-from .operators import Rows, TrainingProblem, require_finite, unwarned_floats
+from .operators import Rows, TrainingProblem, are_finite, require_finite, unwarned_floats
 from .preconditioners import Identity
 
 
@@ -197,7 +197,7 @@ def refuse_groups(objective: Any, *groups: Any) -> None:
 
 def require_finite_scores(scores: np.ndarray) -> np.ndarray:
     """The scores, or an error if one is not a number."""
-    if not (np.isfinite(scores.sum()) or np.isfinite(scores).all()):  # the sum alone may overflow
+    if not are_finite(scores):
         raise ValueError(
             f"{np.count_nonzero(~np.isfinite(scores))} of {scores.size} scores are not finite: the gradients "
             "overflow. Scale the features."

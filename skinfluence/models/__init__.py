@@ -52,10 +52,10 @@ def as_model(estimator: Any) -> FittedModel:
     ('classification', (15,))
     """
     transformers, estimator = _split(estimator)
-    if is_net(estimator):
+    family = family_of(estimator)
+    if family is None and is_net(estimator):
         fitted = _as_net(estimator)
         return fitted if transformers is None else replace(fitted, transformers=transformers)
-    family = family_of(estimator)
     if family is None:
         raise TypeError(
             f"Influence needs a model that it can differentiate; got {type(estimator).__name__}. Supported are "

@@ -187,7 +187,7 @@ class LinearModel:
             part = X[at]
             _dot_rows(part, part, out=squares[at])  # first: the slower of the two hides the time that reading takes
             for row, own in outputs:
-                np.matmul(part, row, out=own[at])
+                part.dot(row, own[at])
             if not one_by_one:
                 _multiply(coef, part, F[:, at])
         if self.fit_intercept:
@@ -215,7 +215,7 @@ def _multiply(coef: np.ndarray, X: Any, out: np.ndarray) -> None:
         for at in _cached_parts(X):
             part = X[at]
             for row, own in outputs:
-                np.matmul(part, row, out=own[at])
+                part.dot(row, own[at])
     elif X.dtype == np.float64:
         np.matmul(coef, X.T, out=out)
     else:  # measured in float32: faster than that, the copy included
