@@ -162,9 +162,8 @@ def test_stored_tables_of_the_whole_encoder_have_noise_beside_removal():
         for task in _text_data.TASKS.values()
     }
     for found in lines.values():
-        assert {(text.heads.NONE, None), (text.heads.RESTART, None), ("ip", JOINT)} <= found
-    baselines = {(name, None) for name in (text.heads.RANDOM, text.heads.LOSS, text.heads.CLEANLAB)}
-    assert baselines | {("ip, last layer", JOINT)} <= lines["CoLA"]
+        assert {(name, None) for name in text.heads.BASELINES} | {("ip", JOINT)} <= found
+    assert ("ip, last layer", JOINT) in lines["CoLA"]
     # As the documentation says of each seed.
     rows = [row for row in _runner.load("text")["tuned_rows"] if row["task"] == "cola"]
     gaps = {(row["method"], row["objective"]): np.array(row["gap"]["seeds"]) for row in rows}
@@ -172,7 +171,7 @@ def test_stored_tables_of_the_whole_encoder_have_noise_beside_removal():
         assert (gaps["ip", FAIRNESS] < gaps[noise, ""]).all()
         assert (gaps[text.heads.CLEANLAB, ""] < gaps[noise, ""]).all()
     seeds = {row["task"]: row["seeds"] for row in made["Whole encoder: how it was fine-tuned"]}
-    assert seeds["CoLA"] >= 3
+    assert min(seeds.values()) >= 3
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ torch = pytest.importorskip("torch")
 
 from sklearn.exceptions import EfficiencyWarning  # noqa: E402
 
+from skinfluence import influence_scores  # noqa: E402
 from skinfluence.models import as_model  # noqa: E402
 from skinfluence.models.nets import _probe  # noqa: E402
 from skinfluence.models.nets._engines import ENGINES, GRAPHED  # noqa: E402
@@ -267,6 +268,37 @@ def test_nets_that_pull_back_in_unusual_ways(module, X):
     np.testing.assert_allclose(model.vjp(X, D), np.einsum("ik,ikp->p", D, J), **close)
     found = model.push_and_pull(X, v, lambda F, T, at: D[at] * T)
     np.testing.assert_allclose(found, np.einsum("ik,ikp->p", D * (J @ v), J), **close)
+
+
+class Scaled(torch.nn.Module):
+    """Has parameters that belong to no layer and that rows of one kind alone use."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = torch.nn.Linear(4, 5).double(), torch.nn.Linear(5, 2).double()
+        self.scale = torch.nn.Parameter(torch.rand(5, dtype=torch.float64))
+
+    def forward(self, x):
+        h = self.first(x).tanh()
+        far = x.mean(dim=1) > 0
+        return self.last(h.index_copy(0, far.nonzero()[:, 0], h[far] * self.scale) if far.any() else h)
+
+
+def test_some_parameters_that_some_rows_do_not_use():
+    torch.manual_seed(0)
+    module, X = Scaled(), np.random.default_rng(0).standard_normal((30, 4))
+    F, J = reference.outputs_and_jacobian(module, X)
+    assert 0 < (J[..., :5] == 0).all(axis=(1, 2)).sum() < len(X)
+    model = model_of(module)
+    D, _ = drawn(F, J)
+    G = np.einsum("ik,ikp->ip", D, J)
+    norms = model.squared_row_norms(X, lambda F, at, member: D[at], np.ones(J.shape[2], dtype=bool))
+    np.testing.assert_allclose(norms, (G**2).sum(axis=1), rtol=1e-8)
+    for method in ("self_tracin", "datainf"):
+        y = np.zeros(len(X), dtype=int)
+        assert np.isfinite(
+            influence_scores((module, torch.nn.CrossEntropyLoss()), X, y + (X[:, 0] > 0), method=method)
+        ).all()
 
 
 def test_a_direction_is_not_written_to():

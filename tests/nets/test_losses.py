@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -760,3 +760,168 @@ def test_multilabel_mlps_are_refused():
     mlp = fit_mlp(MLPClassifier, X, bits(np.random.RandomState(0), 40, 3).astype(int))
     with pytest.raises(TypeError, match="multilabel MLPClassifier has several labels a row"):
         influence_scores(mlp, X, bits(np.random.RandomState(0), 40, 3))
+
+
+# --- log-probabilities ------------------------------------------------------------------------------------------------
+
+INVERSES = {"exact": methods.Exact(damping=0.1), "cg": methods.CG(damping=0.1), "lissa": methods.LiSSA(damping=0.1)}
+LOG_PROBABILITIES = {
+    "nll": ("log_softmax", nn.NLLLoss(), codes),
+    "weights": ("log_softmax", nn.NLLLoss(weight=WEIGHT), codes),
+    "divergence": ("log_softmax", nn.KLDivLoss(reduction="batchmean"), odds),
+    "skorch": ("softmax", nn.NLLLoss, codes),
+}
+
+
+@pytest.mark.parametrize("curvature", ["gauss_newton", "hessian"])
+@pytest.mark.parametrize("inverse", INVERSES)
+@pytest.mark.parametrize("name", LOG_PROBABILITIES)
+def test_log_probabilities_curve_as_the_logits_that_they_are(name, inverse, curvature):
+    """Losses are linear in them, and Gauss and Newton's matrix of a linear loss is zero."""
+    last, criterion, targets = LOG_PROBABILITIES[name]
+    module, X, y, X_val, y_val = drawn(Case(name, criterion, targets, module=body(3, last)))
+    logits = Body(3)
+    logits.load_state_dict(module.state_dict())
+    with_weights = nn.CrossEntropyLoss(weight=getattr(criterion, "weight", None))
+    net: Any = (module, criterion)
+    if name == "skorch":
+        net = CLASSIFIER(Body, module__last=last, criterion=criterion, train_split=None, verbose=0).initialize()
+        net.module_.load_state_dict(module.state_dict())
+        net.classes_inferred_ = np.arange(3)
+    found, wanted = (
+        influence_scores(
+            DifferentiableNet(one, curvature=curvature, weight_decay=1.0), X, y, X_val, y_val, method=INVERSES[inverse]
+        )
+        for one in (net, (logits, with_weights))
+    )
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-7 * np.abs(wanted).max())
+
+
+def test_a_loss_that_is_linear_in_the_outputs_has_no_gauss_newton_matrix():
+    case = Case("linear", lambda out, y: -(out * y).sum(dim=1), odds)
+    module, X, y, X_val, y_val = drawn(case)
+    net = (module, case.criterion)
+    with pytest.raises(
+        TypeError, match=r"The loss of Body is linear.*Gauss-Newton matrix is zero.*curvature='hessian'"
+    ):
+        influence_scores(net, X, y, X_val, y_val, method=INVERSES["exact"])
+    other = DifferentiableNet(net, curvature="hessian", weight_decay=10.0)
+    assert np.isfinite(influence_scores(other, X, y, X_val, y_val, method=INVERSES["exact"])).all()
+    assert influence_scores(net, X, y, X_val, y_val).any()
+
+
+def test_outputs_that_are_no_log_probabilities_are_not_taken_for_such():
+    module, X, y, X_val, y_val = drawn(Case("nll", nn.NLLLoss, codes))  # no softmax at its end
+    with pytest.raises(ValueError, match=r"NLLLoss takes log-probabilities.*of Body are none.*LogSoftmax"):
+        influence_scores((module, nn.NLLLoss()), X, y, X_val, y_val, method="cg")
+    assert influence_scores((module, nn.NLLLoss()), X, y, X_val, y_val).any()
+
+
+# --- get_loss with a memory -------------------------------------------------------------------------------------------
+
+
+class Notes(skorch.NeuralNetClassifier):
+    """Writes down what it sees."""
+
+    def get_loss(self, y_pred, y_true, *args, **kwargs):
+        loss = super().get_loss(y_pred, y_true, *args, **kwargs)
+        self.history.record_batch("seen", loss.item())
+        self.losses_.append(loss.item())
+        return loss
+
+
+def test_what_a_net_notes_down_in_its_loss_is_not_noted_by_influence():
+    rng = np.random.RandomState(0)
+    X, y = rng.standard_normal((N, D)), codes(rng, N)
+    net = Notes(Body, criterion=CE, max_epochs=2, train_split=None, verbose=0).initialize()
+    net.losses_ = []
+    net.partial_fit(X, y)
+    before, history = list(net.losses_), repr(net.history)
+    assert np.isfinite(influence_scores(net, X, y)).all()
+    assert net.losses_ == before
+    assert repr(net.history) == history
+
+
+# --- weights of a get_loss's own --------------------------------------------------------------------------------------
+
+
+class Weighing(skorch.NeuralNetClassifier):
+    """Weighs classes by itself, as those do who leave the criterion alone."""
+
+    options: ClassVar[dict] = {"weight": WEIGHT}
+
+    def get_loss(self, y_pred, y_true, *args, **kwargs):
+        return nnf.cross_entropy(y_pred, y_true, **self.options)
+
+
+class Ignoring(Weighing):
+    options: ClassVar[dict] = {"ignore_index": 1}
+
+
+class IgnoringAndWeighing(Weighing):
+    options: ClassVar[dict] = {"ignore_index": 1, "weight": WEIGHT, "label_smoothing": 0.1}
+
+
+class WeighingProbabilities(Weighing):
+    def get_loss(self, y_pred, y_true, *args, **kwargs):
+        weight = WEIGHT[y_true]
+        return -(weight * y_pred[np.arange(len(y_true)), y_true].log()).sum() / weight.sum()
+
+
+class MeanOfWeighed(Weighing):
+    """Whose rows are larger, but all count alike."""
+
+    def get_loss(self, y_pred, y_true, *args, **kwargs):
+        return (nnf.cross_entropy(y_pred, y_true, reduction="none") * WEIGHT[y_true]).mean()
+
+
+def own_weights(kind, last="none"):
+    rng = np.random.RandomState(0)
+    X, y, X_val, y_val = rng.standard_normal((N, D)), codes(rng, N), rng.standard_normal((N_VAL, D)), codes(rng, N_VAL)
+    torch.manual_seed(0)
+    net = kind(Body, module__last=last, criterion=CE, max_epochs=2, train_split=None, verbose=0).fit(X, y)
+    return net, X, y, X_val, y_val
+
+
+@pytest.mark.parametrize(
+    ("kind", "last", "share"),
+    [
+        (Weighing, "none", lambda y: WEIGHT.numpy()[y]),
+        (Ignoring, "none", lambda y: (y != 1).astype(float)),
+        (IgnoringAndWeighing, "none", lambda y: WEIGHT.numpy()[y] * (y != 1)),
+        (WeighingProbabilities, "softmax", lambda y: WEIGHT.numpy()[y]),
+        (MeanOfWeighed, "none", lambda y: np.ones(len(y))),
+    ],
+)
+def test_a_get_loss_that_weighs_classes(kind, last, share):
+    net, X, y, X_val, y_val = own_weights(kind, last)
+    c = share(y)
+
+    def loss(F, y):
+        return net.get_loss(F, y) if share(y.numpy()).any() else 0 * F.sum()  # torch's mean of no rows is nan
+
+    close(influence_scores(net, X, y, X_val, y_val), truth.ip(net.module_, loss, X, y, X_val, y_val, share=c))
+    norms = (truth.row_gradients(net.module_, loss, X, y) ** 2).sum(axis=1)
+    close(influence_scores(net, X, y, method="self_tracin"), -norms * c / c.sum())
+
+
+def test_the_curvature_of_a_get_loss_that_weighs_classes():
+    net, X, y, X_val, y_val = own_weights(Weighing)
+    found, wanted = (
+        influence_scores(one, X, y, X_val, y_val, method=INVERSES["exact"])
+        for one in (net, (net.module_, nn.CrossEntropyLoss(weight=WEIGHT)))
+    )
+    close(found, wanted)
+
+
+class Centred(skorch.NeuralNetClassifier):
+    """Compares rows with one another, which weighs nothing."""
+
+    def get_loss(self, y_pred, y_true, *args, **kwargs):
+        return nnf.cross_entropy(y_pred - y_pred.mean(dim=0), y_true)
+
+
+def test_a_get_loss_that_compares_rows_is_still_refused():
+    net, X, y, *_ = own_weights(Centred)
+    with pytest.raises(TypeError, match="compares rows with one another"):
+        influence_scores(net, X, y)

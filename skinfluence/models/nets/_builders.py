@@ -15,7 +15,7 @@ from torch.nn import functional as nnf
 from ... import curves
 from ...losses import DevianceLoss, Link, Loss, MarginLoss, ResidualLoss, SoftmaxLoss
 from .._fitted import ClassWeight, FittedModel, Penalty, Task, without_ignored
-from ._copies import uncompiled
+from ._copies import twin_of, uncompiled
 from ._engines import ENGINES
 from ._intake import MLPIntake, NetIntake, Penalised, in_its_own
 from ._losses import NetLoss, RowLoss, ignored_label
@@ -90,9 +90,7 @@ class NetOptions:
 
 def from_skorch(estimator: Any, options: NetOptions) -> FittedModel:
     """Of a fitted (or initialised) skorch net: its module, its criterion through its own `get_loss`."""
-    # Not copy.copy: skorch's nets copy themselves by pickling, weights and all.
-    inner = object.__new__(type(estimator))
-    inner.__dict__.update(estimator.__dict__)
+    inner = twin_of(estimator)
 
     def call(module: nn.Module, batch: Any) -> Any:
         inner.__dict__["module_"] = module
@@ -108,7 +106,7 @@ def from_skorch(estimator: Any, options: NetOptions) -> FittedModel:
     inner.__dict__["module_"] = net.module.inner
     rowwise = RowLoss(criterion, ask, asked_plainly=_asks_plainly(estimator))
     if classes is not None and classes.dtype.kind in "iu" and _has_own_loss(estimator):
-        rowwise.follow(classes.astype(np.int64))
+        rowwise.follow(classes.astype(np.int64), next(iter(net.theta.values())))
     per_batch = 1.0 / _batch_size(estimator) if getattr(criterion, "reduction", "mean") == "sum" else 1.0
     own = dict(net.module.named_parameters())
     found = Penalised(
@@ -122,11 +120,14 @@ def from_skorch(estimator: Any, options: NetOptions) -> FittedModel:
 
 @dataclass(frozen=True)
 class Meaning:
-    """What raw outputs predict, and how the module's outputs are made raw and back."""
+    """What raw outputs predict, how the module's outputs are made raw and back, and whether the criterion takes raw
+    outputs for log-probabilities.
+    """
 
     link: Link | None = None
     to_raw: Any = None
     from_raw: Any = None
+    log_probabilities: bool = False
 
 
 def _read(estimator: Any, criterion: Any) -> tuple[Task, np.ndarray | None, np.ndarray | None, Meaning]:
@@ -143,7 +144,7 @@ def _read(estimator: Any, criterion: Any) -> tuple[Task, np.ndarray | None, np.n
         found = getattr(estimator, "classes_", None)
         meaning = Meaning("softmax") if isinstance(criterion, nn.CrossEntropyLoss) else Meaning()
         if isinstance(criterion, nn.NLLLoss) and not own_loss:
-            meaning = Meaning("softmax", _log, _unlog)
+            meaning = Meaning("softmax", _log, _unlog, log_probabilities=True)
         if found is None:
             return "classification", None, None, meaning
         classes, ignored = np.asarray(found), ignored_label(criterion)
@@ -174,7 +175,7 @@ def _read_criterion(criterion: Any) -> tuple[Task, np.ndarray | None, Meaning]:
     if isinstance(criterion, nn.CrossEntropyLoss):
         return "classification", None, Meaning("softmax")
     if isinstance(criterion, nn.NLLLoss):  # of log-probabilities, which are logits too
-        return "classification", None, Meaning("softmax")
+        return "classification", None, Meaning("softmax", log_probabilities=True)
     if isinstance(criterion, nn.BCEWithLogitsLoss):
         return "classification", np.array([0.0, 1.0]), Meaning("sigmoid")
     if isinstance(criterion, nn.BCELoss):
@@ -183,7 +184,7 @@ def _read_criterion(criterion: Any) -> tuple[Task, np.ndarray | None, Meaning]:
         return "regression", None, Meaning("exp" if criterion.log_input else "identity")
     if isinstance(criterion, (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss)):
         return "regression", None, Meaning("identity")
-    return "regression", None, Meaning()
+    return "regression", None, Meaning(log_probabilities=isinstance(criterion, nn.KLDivLoss))
 
 
 def from_module(pair: tuple[nn.Module, Any], options: NetOptions) -> FittedModel:
@@ -262,7 +263,10 @@ def _build(
     labels: np.ndarray | None = None,
 ) -> FittedModel:
     model = NetModel(net, state=options.state())
-    loss = NetLoss(rowwise, model, labels, meaning.link, meaning.from_raw)
+    loss = NetLoss(
+        rowwise, model, labels, meaning.link, meaning.from_raw,
+        log_probabilities=meaning.log_probabilities, curvature=options.curvature,
+    )  # fmt: skip
     class_weight = None
     if classes is not None and classes.dtype.kind in "iu":
         shares = rowwise.shares(torch.from_numpy(classes.astype(np.int64)))

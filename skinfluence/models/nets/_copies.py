@@ -44,3 +44,17 @@ def _detached_leftovers(module: nn.Module) -> dict[int, Any]:
         for value in vars(part).values()
         if isinstance(value, torch.Tensor) and not value.is_leaf
     }
+
+
+def twin_of(estimator: Any) -> Any:
+    """A skorch net with the module and attributes of another, whose `get_loss` may note things down where the other
+    does not see them: in its history's last entry, and in lists, dictionaries and sets of its own.
+    """
+    # Not copy.copy: skorch's nets copy themselves by pickling, weights and all.
+    twin = object.__new__(type(estimator))
+    for name, value in vars(estimator).items():
+        twin.__dict__[name] = copy.copy(value) if isinstance(value, (list, dict, set)) else value
+    history = twin.__dict__.get("history_")
+    if history:
+        history[-1] = copy.deepcopy(history[-1])
+    return twin

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,7 +14,8 @@ from torch import nn
 
 from ...losses import Link
 from .._fitted import NO_CLASS
-from ._engines import batch_rows, take_row
+from ._class_shares import class_shares
+from ._engines import batch_rows, take_row, take_rows
 from ._first_rows import as_numpy
 from ._model import NetModel
 from ._slopes import Slope, slope_of
@@ -24,6 +25,7 @@ Ask = Callable[[Any, Any, torch.Tensor], torch.Tensor]
 
 _NO_CURVATURE = (nn.L1Loss, nn.HingeEmbeddingLoss, nn.MarginRankingLoss)
 _TOLERANCE = 1e-3
+_NORMALISED = 0.1  # log of a sum of probabilities, in bfloat16
 
 
 def ignored_label(criterion: Any) -> int | None:
@@ -55,15 +57,19 @@ class RowLoss:
             self.plain.reduction = "none"
         self.by_mean = False
         self.reached: tuple[np.ndarray, np.ndarray] | None = None
+        self.by_class: tuple[np.ndarray, np.ndarray] | None = None  # sorted labels, and what the loss weighs them by
         self.place: tuple[torch.dtype, torch.device] | None = None
 
-    def follow(self, classes: np.ndarray) -> None:
-        """Learn which labels the criterion is given for a net's classes, where a `get_loss` may make others of them.
+    def follow(self, classes: np.ndarray, like: torch.Tensor) -> None:
+        """Learn what a `get_loss` of the user's makes of a net's classes.
 
-        Only class weights ask for it: they are those of the labels that reach the criterion.
+        The criterion's class weights are those of the labels that reach it; where it has none, the `get_loss` may have
+        weights of its own.
         """
         weight = getattr(self.criterion, "weight", None)
         if not isinstance(self.criterion, (nn.CrossEntropyLoss, nn.NLLLoss)) or weight is None:
+            shares = class_shares(partial(self.ask, self.criterion), classes, like)
+            self.by_class = None if shares is None else (classes, shares)
             return
         given: list[torch.Tensor] = []
 
@@ -97,6 +103,11 @@ class RowLoss:
 
     def shares(self, y: torch.Tensor) -> np.ndarray | None:
         """``c (n,)``, or None where all are alike; by NumPy, because not every device has float64."""
+        if self.by_class is not None:
+            classes, by_class = self.by_class
+            labels = y.cpu().numpy()
+            place = np.minimum(np.searchsorted(classes, labels), len(classes) - 1)
+            return np.where(classes[place] == labels, by_class[place], 0.0)  # no class: left out, as -100 is
         if self.reduction != "mean" or not isinstance(self.criterion, (nn.CrossEntropyLoss, nn.NLLLoss)):
             return None
         if y.is_floating_point():  # class probabilities: torch divides by the number of rows
@@ -120,7 +131,13 @@ class RowLoss:
         """The loss of each row, ``(n,)``."""
         n = batch_rows(out)
         if self.by_mean:
-            return torch.stack([self.ask(self.criterion, take_row(out, i), y[i : i + 1]).reshape(()) for i in range(n)])
+            shares = self.shares(y)
+            some = range(n) if shares is None else np.flatnonzero(shares).tolist()
+            own = [self.ask(self.criterion, take_row(out, i), y[i : i + 1]).reshape(()) for i in some]
+            if len(own) == n:
+                return torch.stack(own)
+            found = out.new_zeros(n)
+            return found.index_put((torch.tensor(some, device=out.device),), torch.stack(own)) if own else found
         terms = self.ask(self.plain, out, y)
         if terms.dim() == 0:
             raise ValueError("The loss is one number for all rows.")
@@ -154,6 +171,15 @@ class RowLoss:
 
     def total(self, out: Any, y: torch.Tensor) -> torch.Tensor:
         """Their sum."""
+        if self.by_class is not None and self.by_mean:  # rows of one class have one share: their mean is a plain one
+            labels, shares = self.by_class
+            places = [y == int(label) for label, share in zip(labels, shares, strict=True) if share]
+            sums = [
+                self.ask(self.criterion, take_rows(out, at), y[at]).reshape(()) * int(at.sum())
+                for at in places
+                if bool(at.any())
+            ]
+            return torch.stack(sums).sum() if sums else (out * 0).sum()
         if self.by_mean:
             return self.ask(self.criterion, out, y).reshape(()) * batch_rows(out)
         return self.values(out, y).sum()
@@ -175,7 +201,7 @@ class RowLoss:
         mean = alone.sum() if summed else (alone * weight).sum() / weight.sum()
         as_one = _close(mean, together)
         for self.by_mean in (False, True):
-            if self.by_mean and (summed or shares is not None or not as_one):
+            if self.by_mean and (summed or (shares is not None and self.by_class is None) or not as_one):
                 break
             try:
                 found = self.values(out, y)[rows].detach().cpu().double()
@@ -214,6 +240,11 @@ class NetLoss:
     link : {"softmax", "sigmoid", "identity"} or None
     from_raw : callable or None
         Makes of raw outputs what the criterion takes.
+    log_probabilities : bool
+        Whether raw outputs are log-probabilities that the criterion is linear in.
+    curvature : {"gauss_newton", "hessian"}
+        What its second derivative is for. That of a loss that is linear in the outputs says nothing of the net to
+        Gauss and Newton: log-probabilities are then taken for logits, which they are too, and anything else raises.
     """
 
     def __init__(
@@ -223,8 +254,13 @@ class NetLoss:
         labels: np.ndarray | None,
         link: Link | None,
         from_raw: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        *,
+        log_probabilities: bool = False,
+        curvature: Literal["gauss_newton", "hessian"] = "gauss_newton",
     ) -> None:
         self.rowwise, self.model, self.labels, self.from_raw = rowwise, model, labels, from_raw
+        self.gauss_newton = curvature == "gauss_newton"
+        self.as_logits = log_probabilities and self.gauss_newton
         self.coded = True
         self.ignored: int | None = None  # what `NO_CLASS` stands for, once there were such rows
         self._link = link
@@ -260,11 +296,31 @@ class NetLoss:
     def hessian_product(self, F: np.ndarray, y: np.ndarray, V: np.ndarray) -> np.ndarray:
         with torch.inference_mode(False), torch.enable_grad():
             f = self.tensor(F).requires_grad_()
-            (g,) = torch.autograd.grad(self.rowwise.total(*self.asked(f, y)), f, create_graph=True)
+            raw = self._normalised(f) if self.as_logits else f
+            (g,) = torch.autograd.grad(self.rowwise.total(*self.asked(raw, y)), f, create_graph=True)
             if not g.requires_grad:
+                if self.gauss_newton:
+                    raise TypeError(
+                        f"The loss of {self.model.net.name} is linear in what the net puts out, so that its "
+                        "Gauss-Newton matrix is zero. Put curvature='hessian' in DifferentiableNet, or take a method "
+                        "that needs no second derivative, such as 'ip', 'self_tracin' or 'trak'."
+                    )
                 return np.zeros_like(F)
             (h,) = torch.autograd.grad((g * self.tensor(V)).sum(), f)
         return self._numpy(h, F)
+
+    def _normalised(self, f: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities as the log-softmax of themselves: the same numbers, which curve as those of logits do."""
+        out = self.model.structure.unflat(f)
+        total = float(torch.logsumexp(out.detach().double(), dim=1).abs().max())
+        if not total < _NORMALISED:
+            raise ValueError(
+                f"{type(self.rowwise.criterion).__name__} takes log-probabilities, and the outputs of "
+                f"{self.model.net.name} are none: the log of their sum is up to {total:.3g}, not 0. As the loss is "
+                "linear in them, its Gauss-Newton matrix is zero. End the net in a LogSoftmax, or put "
+                "curvature='hessian' in DifferentiableNet."
+            )
+        return torch.log_softmax(out, dim=1).reshape(f.shape)
 
     def targets(self, y: np.ndarray) -> torch.Tensor:
         """Encoded targets as the criterion takes them."""

@@ -57,12 +57,15 @@ def row_gradients_by_loop(
     with torch.enable_grad():
         for i in range(D.shape[0]):
             F = net.raw(leaves, take_row(batch, i))
-            if not F.requires_grad:
+            if not F.requires_grad and len(names) == len(theta):
                 raise TypeError(
                     f"As far as torch tells the outputs of {net.name} depend on none of the parameters that influence "
                     "is taken in: they are not used, or their gradient is cut on the way (detach, no_grad, a NumPy "
                     "array)."
                 )
+            if not F.requires_grad:  # of some of the parameters a row may use none
+                yield {name: torch.zeros_like(theta[name]) for name in names}, F[0]
+                continue
             found = torch.autograd.grad(F, wanted, D[i : i + 1], allow_unused=True)
             parts = zip(names, found, strict=True)
             yield {name: torch.zeros_like(theta[name]) if g is None else g for name, g in parts}, F[0].detach()
