@@ -47,7 +47,6 @@ class Recipe:
     lr: float
     batch: int
     n_seeds: int
-    baselines: bool  # whether rows are removed at random, too, and by what nets of other rows say of them
     #: (label, objectives that rows are removed by)
     scorings: tuple[tuple[str, tuple[str, ...]], ...]
 
@@ -56,8 +55,8 @@ IP: tuple[tuple[str, tuple[str, ...]], ...] = (("ip", (UTILITY, FAIRNESS, JOINT)
 #: What the last layer's scores remove is not tried there; they are compared.
 JOINT_ONLY: tuple[tuple[str, tuple[str, ...]], ...] = (("ip", (JOINT,)), (f"ip{LAST}", ()))
 FULL = {
-    "cola": Recipe(5551, 20, 3, 2e-4, 32, n_seeds=3, baselines=True, scorings=IP),
-    "rte": Recipe(2490, 64, 5, 1e-4, 32, n_seeds=1, baselines=False, scorings=JOINT_ONLY),
+    "cola": Recipe(5551, 20, 3, 2e-4, 32, n_seeds=3, scorings=IP),
+    "rte": Recipe(2490, 64, 5, 1e-4, 32, n_seeds=3, scorings=JOINT_ONLY),
 }
 QUICK = {name: replace(own, n_train=60, length=48, epochs=1, batch=8, n_seeds=1) for name, own in FULL.items()}
 
@@ -201,14 +200,13 @@ def one_seed(task: Task, encoder: Encoder, recipe: Recipe, seed: int, parts: Par
     """What each curator makes of one draw of rows and one start; how alike the scores are; and the protocol."""
     drawn, said = draw(task, encoder, recipe, seed)
     name = f"tuned_{task.name}_{seed}"
-    stamp = {key: value for key, value in asdict(recipe).items() if key not in ("n_seeds", "baselines", "scorings")}
+    stamp = {key: value for key, value in asdict(recipe).items() if key not in ("n_seeds", "scorings")}
     run = _Seed(drawn, encoder, recipe, seed, parts, name, stamp)
     net = stored_net(encoder, recipe, drawn.train, drawn.y, seed, parts, f"{name}_net")
     run.add(NONE, "", lambda: (None, net))
     run.add(RESTART, "", lambda: (None, fine_tuned(encoder, recipe, drawn.train, drawn.y, seed + 1000)))
-    if recipe.baselines:
-        run.refit(RANDOM, "", remove_most_suspect(np.random.default_rng(seed).random(len(drawn.y)), drawn.y))
-        run.refit_by_folds()
+    run.refit(RANDOM, "", remove_most_suspect(np.random.default_rng(seed).random(len(drawn.y)), drawn.y))
+    run.refit_by_folds()
     scores = scorings(net, drawn, recipe, seed, parts, name)
     for label, objectives in recipe.scorings:
         for objective in objectives:

@@ -24,8 +24,8 @@ model in the first, and out of fold in the second. cleanlab removes what it take
 normalised margin. "exact, auto" removes the rows with a negative score. "tracin" and "tda" of the head have checkpoints
 after 2, 5 and 10 iterations of its fit, which is L-BFGS, and the end. Self-LiSSA is left out: it solves a system for
 each training row. The nets have no sweeps; "cross-fitted" is of them the per-row loss and cleanlab alone, and nothing
-of the ResNet-9; of that and the pretrained one, where a score takes a minute, only a few methods were run, of the
-latter only on "worst". AUROC and AP take low scores for wrong labels.
+of the ResNet-9; of that and the pretrained one, where a score takes a minute, only a few methods were run. AUROC and AP
+take low scores for wrong labels.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ VALUES = (
 )  # fmt: skip
 BY = ("part", "noise", "protocol", "sweep", "at", "method")
 LINEAR_SEEDS = range(5)
-#: A seed of a small net takes twenty minutes, and so does the pretrained one's of one kind of noise: three, not five.
+#: A seed of a small net takes twenty minutes, one of the pretrained net more than thirty: three, not five.
 #: Of the net for all images there was a graphics card for ten minutes: two seeds of two kinds of noise.
 NET_RUNS: dict[str, Runs] = {
     "ResNet": Runs(tuple(NOISES), range(3)),
     "MLP-Mixer": Runs(tuple(NOISES), range(3)),
-    "EfficientNet": Runs(("worst",), range(3)),
+    "EfficientNet": Runs(tuple(NOISES), range(3)),
     "ResNet-9": Runs(("random", "worst"), range(2), folds=False),
 }
 FULL: AllSizes = (
