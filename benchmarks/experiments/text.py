@@ -278,13 +278,13 @@ def _better(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return found
 
 
-def _signed(values: np.ndarray) -> str:
-    spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
-    return f"{values.mean():+.2f}{spread}"
+def _signed(values: np.ndarray, digits: int = 2) -> str:
+    spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{values.mean():+.{digits}f}{spread}"
 
 
 def _by_objective(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Means over methods that take every objective, and over seeds, beside the baselines."""
+    """Means over methods that take every objective, with their spread over seeds, beside the baselines."""
     made = []
     for task, title in data.TASKS.items():
         own = [row for row in rows if row["task"] == task]
@@ -304,9 +304,9 @@ def _by_objective(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                     "task": title,
                     "removed by": name,
                     "runs": sum(len(gains) for gains, _ in found),
-                    "gain in accuracy, points": f"{np.mean([gains for gains, _ in found]):+.2f}",
-                    "change of fair score, points": f"{np.mean([falls for _, falls in found]):+.2f}",
-                    "change of the gap of probabilities, %": f"{np.mean(gaps):+.1f}",
+                    "gain in accuracy, points": _signed(np.mean([gains for gains, _ in found], axis=0)),
+                    "change of fair score, points": _signed(np.mean([falls for _, falls in found], axis=0)),
+                    "change of the gap of probabilities, %": _signed(np.mean(gaps, axis=0), 1),
                     "both better": f"{np.mean([_better(gains, -falls) for gains, falls in found]):.0%}",
                     "both worse": f"{np.mean([_better(-gains, falls) for gains, falls in found]):.0%}",
                 }
