@@ -74,7 +74,7 @@ def make_case(
     dtype: type = np.float64,
     fit_rows: int | None = None,
 ) -> Case:
-    """Draw rows of a kind ("dense", "correlated", "CSR" or "CSC") with noisy linear labels, fit on the first rows."""
+    """Draw rows of a kind ("dense", "Fortran", "correlated", "CSR" or "CSC") with noisy linear labels, fit on the first rows."""
     rng = np.random.default_rng(0)
     rows = n + VALIDATION_ROWS
     if kind in ("CSR", "CSC"):
@@ -89,7 +89,8 @@ def make_case(
     outputs += outputs.std() * rng.gumbel(size=outputs.shape).astype(dtype) / 2
     y = outputs.argmax(axis=1)
     fitted = LogisticRegression(max_iter=500, class_weight=class_weight).fit(X[: fit_rows or n], y[: fit_rows or n])
-    return Case(fitted, X[:n].tocsc() if kind == "CSC" else X[:n], y[:n], X[n:], y[n:])
+    own = X[:n].tocsc() if kind == "CSC" else np.asfortranarray(X[:n]) if kind == "Fortran" else X[:n]
+    return Case(fitted, own, y[:n], X[n:], y[n:])
 
 
 @dataclass(frozen=True)
@@ -184,6 +185,13 @@ def memory_specs(small: bool) -> list[tuple]:
     specs += [(method, "dense", n, 50, 10) for method in ("ip", "exact") for n in (few, many)]
     specs += [(method, "dense", n, 50, 2, "balanced") for method in ("ip", "self_tracin") for n in (few, many)]
     specs += [("cg", "dense", n, 50, 2) for n in (few, many)]
+    # The layout of the columns of a frame.
+    specs += [
+        (method, "Fortran", n, 50, 2)
+        for method in ("ip", "ip_ensemble", "exact", "cg", "self_tracin")
+        for n in (few, many)
+    ]
+    specs += [("ip", "Fortran", n, 50, 10) for n in (few, many)]
     return specs + [
         (method, kind, n, 2000, 2) for method in ("ip", "self_tracin") for kind in ("CSR", "CSC") for n in (few, many)
     ]

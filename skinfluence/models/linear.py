@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -181,13 +181,13 @@ class LinearModel:
         table = self.table(self._params)
         coef = self._coef(table, X)
         F, squares = np.empty((len(table), X.shape[0]), dtype=X.dtype), np.empty(X.shape[0], dtype=X.dtype)
-        one_by_one = _is_fastest_one_by_one(coef, X)
+        one_by_one, product = _is_fastest_one_by_one(coef, X), _product(X)
         outputs = list(zip(coef, F, strict=True)) if one_by_one else []
         for at in _cached_parts(X):
             part = X[at]
             _dot_rows(part, part, out=squares[at])  # first: the slower of the two hides the time that reading takes
             for row, own in outputs:
-                part.dot(row, own[at])
+                product(part, row, own[at])
             if not one_by_one:
                 _multiply(coef, part, F[:, at])
         if self.fit_intercept:
@@ -211,15 +211,20 @@ def _multiply(coef: np.ndarray, X: Any, out: np.ndarray) -> None:
         for k, row in enumerate(coef):
             out[k] = X @ row
     elif _is_fastest_one_by_one(coef, X):
-        outputs = list(zip(coef, out, strict=True))
+        outputs, product = list(zip(coef, out, strict=True)), _product(X)
         for at in _cached_parts(X):
             part = X[at]
             for row, own in outputs:
-                part.dot(row, own[at])
+                product(part, row, own[at])
     elif X.dtype == np.float64:
         np.matmul(coef, X.T, out=out)
     else:  # measured in float32: faster than that, the copy included
         out[:] = (X @ coef.T).T
+
+
+def _product(X: np.ndarray) -> Callable[..., Any]:
+    """``(part, vector, out)``: of the two the one that takes less to call copies rows that do not lie together."""
+    return np.ndarray.dot if X.flags.c_contiguous else np.matmul
 
 
 def _is_fastest_one_by_one(coef: np.ndarray, X: np.ndarray) -> bool:
