@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import re
 import statistics
 import subprocess
@@ -74,7 +75,7 @@ def make_case(
     dtype: type = np.float64,
     fit_rows: int | None = None,
 ) -> Case:
-    """Draw rows of a kind ("dense", "Fortran", "correlated", "CSR" or "CSC") with noisy linear labels, fit on the first rows."""
+    """Draw rows of a kind ("dense", "Fortran", "correlated", "CSR", "CSC") with noisy linear labels, fit on the first."""
     rng = np.random.default_rng(0)
     rows = n + VALIDATION_ROWS
     if kind in ("CSR", "CSC"):
@@ -93,15 +94,36 @@ def make_case(
     return Case(fitted, own, y[:n], X[n:], y[n:])
 
 
+def _seconds(call: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def import_seconds(module: str) -> float:
+    """What a fresh interpreter takes for it, once its bytecode is there."""
+    code = f"import time; began = time.perf_counter(); import {module}; print(time.perf_counter() - began)"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    command = [sys.executable, "-c", code]
+    return float(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+
+
+def _own_seconds(call: Callable[[], Any]) -> float:
+    """Of a call that says what it took."""
+    return float(call())
+
+
 @dataclass(frozen=True)
 class Line:
-    """A timed call, what it is a multiple of, and what was asked."""
+    """A timed call, what it is a multiple of, what was asked, what times both, and how often at least."""
 
     name: str
     ours: Callable[[], Any]
     reference: Callable[[], Any]
     of: str
     asked: float | None = None
+    seconds_of: Callable[[Callable[[], Any]], float] = _seconds
+    least: int = 5
 
 
 def lines(small: bool) -> list[Line]:
@@ -128,7 +150,11 @@ def lines(small: bool) -> list[Line]:
         Line(f"self_tracin, {ten}", partial(scores, multi, "self_tracin"), multi.product, PRODUCT, 2),
         Line(f"ip, {two}, float32", partial(scores, binary32, "ip"), ip, "float64", 0.7),
         Line(f"ip, {ten}, float32", partial(scores, multi32, "ip"), partial(scores, multi, "ip"), "float64", 0.7),
-    ]
+        Line(
+            "import skinfluence", partial(import_seconds, "skinfluence"),
+            partial(import_seconds, "sklearn.linear_model"), "import sklearn.linear_model", 1.15, _own_seconds, 2 if small else 21,
+        ),
+    ]  # fmt: skip
 
 
 def run(*, quick: bool = False, data_home: str | None = None) -> dict[str, Any]:
@@ -152,10 +178,13 @@ def run(*, quick: bool = False, data_home: str | None = None) -> dict[str, Any]:
 
 
 def time_line(line: Line, seconds: float) -> dict[str, Any]:
-    """Medians over pairs timed turn by turn, for about so many seconds (from 5 to 101 pairs)."""
-    once = _seconds(line.reference) + _seconds(line.ours)  # warms up
-    once = min(once, _seconds(line.reference) + _seconds(line.ours))
-    pairs = [(_seconds(line.reference), _seconds(line.ours)) for _ in range(int(np.clip(seconds / once, 5, 101)))]
+    """Medians over pairs timed turn by turn, for about so many seconds (101 pairs at most)."""
+
+    def pair() -> tuple[float, float]:
+        return line.seconds_of(line.reference), line.seconds_of(line.ours)
+
+    once = min(sum(pair()), sum(pair()))  # the first warms up
+    pairs = [pair() for _ in range(int(np.clip(seconds / once, line.least, 101)))]
     ratios = [ours / reference for reference, ours in pairs]
     quarters = statistics.quantiles(ratios, n=4)
     return {
@@ -168,12 +197,6 @@ def time_line(line: Line, seconds: float) -> dict[str, Any]:
         "pairs": len(pairs),
         "asked": line.asked,
     }
-
-
-def _seconds(call: Callable[[], Any]) -> float:
-    began = time.perf_counter()
-    call()
-    return time.perf_counter() - began
 
 
 def memory_specs(small: bool) -> list[tuple]:
