@@ -75,7 +75,7 @@ def make_case(
     dtype: type = np.float64,
     fit_rows: int | None = None,
 ) -> Case:
-    """Draw rows of a kind ("dense", "Fortran", "correlated", "CSR", "CSC") with noisy linear labels, fit on the first."""
+    """Draw rows of a kind ("dense", "Fortran", "correlated", "CSR", "CSC") with noisy linear labels, fit on some."""
     rng = np.random.default_rng(0)
     rows = n + VALIDATION_ROWS
     if kind in ("CSR", "CSC"):
@@ -152,7 +152,8 @@ def lines(small: bool) -> list[Line]:
         Line(f"ip, {ten}, float32", partial(scores, multi32, "ip"), partial(scores, multi, "ip"), "float64", 0.7),
         Line(
             "import skinfluence", partial(import_seconds, "skinfluence"),
-            partial(import_seconds, "sklearn.linear_model"), "import sklearn.linear_model", 1.15, _own_seconds, 2 if small else 21,
+            partial(import_seconds, "sklearn.linear_model"), "import sklearn.linear_model", 1.15,
+            _own_seconds, 2 if small else 21,
         ),
     ]  # fmt: skip
 
