@@ -1,7 +1,6 @@
-"""Pages of Markdown files: what the experiments found, and the stored result of each benchmark.
+"""Pages of Markdown files: the stored result of each benchmark.
 
-``.. findings::`` puts ``benchmarks/experiments/findings/*.md`` on a page, a section each; ``.. stored-result:: noise``
-puts ``benchmarks/results/noise.md`` there, or says that there is none.
+``.. stored-result:: noise`` puts ``benchmarks/results/noise.md`` on a page, or says that there is none.
 """
 
 from __future__ import annotations
@@ -16,31 +15,8 @@ from sphinx.util.docutils import SphinxDirective
 
 from benchmarks import _runner
 
-FINDINGS = Path(_runner.__file__).parent / "experiments" / "findings"
 
-
-class _Markdown(SphinxDirective):
-    """What reads Markdown files."""
-
-    def read(self, source: Path) -> list[nodes.Node]:
-        """The sections of a file."""
-        self.env.note_dependency(str(source))
-        try:
-            return markdown_nodes.read(source, Path(self.env.doc2path(self.env.docname)), self.state.document)
-        except ValueError as error:
-            raise self.error(str(error)) from error
-
-
-class Findings(_Markdown):
-    """All of them, in the order of their names."""
-
-    def run(self) -> list[nodes.Node]:
-        """Make the sections."""
-        found = [section for source in sorted(FINDINGS.glob("*.md")) for section in self.read(source)]
-        return found or [nodes.paragraph("", "Nothing has been written down yet.", classes=["made"])]
-
-
-class StoredResult(_Markdown):
+class StoredResult(SphinxDirective):
     """What a benchmark found, without its title, which the page has."""
 
     required_arguments = 1
@@ -50,8 +26,12 @@ class StoredResult(_Markdown):
         source = _runner.RESULTS / f"{self.arguments[0]}.md"
         if not source.is_file():
             return [not_measured(self.arguments[0])]
-        whole = nodes.Element("", *self.read(source))
-        (top,) = whole.children
+        self.env.note_dependency(str(source))
+        try:
+            sections = markdown_nodes.read(source, Path(self.env.doc2path(self.env.docname)), self.state.document)
+        except ValueError as error:
+            raise self.error(str(error)) from error
+        (top,) = nodes.Element("", *sections).children
         return top.children[1:]
 
 
@@ -80,7 +60,6 @@ What each benchmark found, as it was stored. ``python -m benchmarks run NAME`` m
 
 
 def setup(app: Any) -> dict[str, bool]:
-    """Register the directives."""
-    app.add_directive("findings", Findings)
+    """Register the directive."""
     app.add_directive("stored-result", StoredResult)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
