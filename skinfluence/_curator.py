@@ -319,9 +319,9 @@ class Curator(SummaryInHTML, NamedParameters, OneToOneFeatureMixin, TransformerM
 
         This is what a stock scikit-learn Pipeline calls, where neither rows can be dropped nor y changed: a removed
         row, whose weight is zero, is replaced by a kept row of its class. The replacements are drawn by systematic
-        sampling, seeded by ``random_state``; a DataFrame keeps its index. Weights that the Pipeline hands to later steps
-        stay in their places, so that a replacement has the weight of the row that it replaces. A continuous target has
-        no such replacement and raises.
+        sampling, seeded by ``random_state``; a DataFrame keeps its index. Weights of the Pipeline's later steps stay
+        in their places: a replacement has the weight of the row that it replaces. A continuous target has no such
+        replacement and raises.
 
         Parameters
         ----------
