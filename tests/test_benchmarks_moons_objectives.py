@@ -113,3 +113,13 @@ def test_a_result_is_stored_as_tables_and_a_picture(result, tmp_path):
         assert f"## Rows removed for {objective}" in text
     assert text.count("| moved rows predicted wrong |") == 1
     assert (tmp_path / "moons_objectives.png").stat().st_size > 10_000
+
+
+def test_the_stored_result_has_all_methods_and_baselines():
+    stored = _runner.load("moons_objectives")
+    made = moons_objectives.tables(stored)
+    assert len(stored["seeds"]) >= 5
+    for objective in moons_objectives.OBJECTIVES:
+        removed = {(row["case"], row["removed by"]) for row in made[f"Rows removed for {objective}"]}
+        curators = (*moons_objectives.BASELINES, *moons_objectives.METHODS)
+        assert removed == {(case, who) for case in moons_objectives.CASES for who in curators}
