@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     if given.command == "list":
         for name in _runner.NAMES:
-            print(f"{name:10} {(_runner.benchmark(name).__doc__ or '').strip().splitlines()[0]}")
+            print(f"{name:16} {(_runner.benchmark(name).__doc__ or '').strip().splitlines()[0]}")
     elif given.command == "table":
         print(_runner.markdown(_runner.load(given.name)), end="")
     else:

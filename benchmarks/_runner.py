@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_info
 
 RESULTS = Path(__file__).parent / "results"
 MEASUREMENTS = ("noise", "fidelity", "speed", "nets_speed", "nets_gpu", "large")
-EXPERIMENTS = ("synthetic", "moons", "defence", "fairness", "text", "cost", "beyond", "vision")
+EXPERIMENTS = ("synthetic", "moons", "moons_objectives", "defence", "fairness", "text", "cost", "beyond", "vision")
 NAMES = (*MEASUREMENTS, *EXPERIMENTS)
 _PACKAGES = (
     "numpy", "scipy", "scikit-learn", "joblib", "skinfluence", "cleanlab", "pyinfluence", "fairlearn", "torch",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
@@ -66,6 +66,13 @@ class Judged(NamedTuple):
     harmful: np.ndarray | None
 
 
+class Target(NamedTuple):
+    """What scores are taken for: a function, in torch, of the net's raw outputs on rows."""
+
+    X: np.ndarray
+    value: Callable[[Any], Any]
+
+
 def draw_moons(seed: int, noise: float) -> Moons:
     """Two seeded half-moons, with as many labels of each class flipped in the training part."""
     X, y, flipped = make_noisy_moons(
@@ -117,11 +124,12 @@ def losses(net: Any, moons: Moons) -> np.ndarray:
     return -np.where(moons.y == 1, np.log(p), np.log1p(-p))
 
 
-def by_method(label: str, net: Any, moons: Moons, seed: int) -> Judged:
-    """A method of the package."""
+def by_method(label: str, net: Any, moons: Moons, seed: int, **objective: Any) -> Judged:
+    """A method of the package; `objective` goes to `influence_scores`, utility where nothing is said."""
     curvature, method = SCORED[label]
     rows = moons.X, moons.y, moons.X_test, moons.y_test
-    scores = influence_scores(DifferentiableNet(net, curvature=curvature), *rows, method=method, random_state=seed)
+    model = DifferentiableNet(net, curvature=curvature)
+    scores = influence_scores(model, *rows, method=method, random_state=seed, **objective)
     return Judged(scores, None) if label in UNSIGNED else _signed(scores)
 
 
@@ -143,7 +151,33 @@ def by_cleanlab(net: Any, moons: Moons, seed: int) -> Judged:
 
 
 def undamped(net: Any, moons: Moons) -> np.ndarray:
-    """Eq. (1) of the paper, ``(1/n) grad loss_i . H^-1 g``, H the dense Hessian of the training loss as it is."""
+    """`undamped_for` the mean loss on the test rows."""
+    (scores,) = undamped_for(net, moons, [mean_loss(moons.X_test, moons.y_test)])
+    return scores
+
+
+def undamped_for(net: Any, moons: Moons, targets: Sequence[Target]) -> list[np.ndarray]:
+    """Eq. (1) of the paper, ``(1/n) grad loss_i . H^-1 g``, H the dense Hessian of the training loss as it is.
+
+    One array of scores for each target, whose gradient is g.
+    """
+    J, gradients, H = derivatives(net, moons, targets)
+    values, vectors = np.linalg.eigh(H)
+    used = np.abs(values) > 1e-9
+    return [J @ (vectors[:, used] @ ((vectors[:, used].T @ g) / values[used])) / len(J) for g in gradients]
+
+
+def mean_loss(X: np.ndarray, y: np.ndarray) -> Target:
+    """The mean log-loss on rows."""
+    import torch
+    from torch.nn.functional import binary_cross_entropy_with_logits
+
+    labels = torch.from_numpy(y).double()
+    return Target(X, lambda F: binary_cross_entropy_with_logits(F, labels))
+
+
+def derivatives(net: Any, moons: Moons, targets: Sequence[Target]) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
+    """In double precision: gradients of the training rows' losses, of each target, and the training loss's Hessian."""
     import copy
 
     import torch
@@ -154,18 +188,18 @@ def undamped(net: Any, moons: Moons) -> np.ndarray:
     own = dict(module.named_parameters())
     flat = torch.cat([p.detach().reshape(-1) for p in own.values()])
 
-    def row_losses(flat, X, y):
+    def outputs(flat, X):
         parts = flat.split([p.numel() for p in own.values()])
         named = {name: part.reshape(p.shape) for (name, p), part in zip(own.items(), parts, strict=True)}
-        F = functional_call(module, named, torch.from_numpy(X).double())
-        return binary_cross_entropy_with_logits(F, torch.from_numpy(y).double(), reduction="none")
+        return functional_call(module, named, torch.from_numpy(X).double())
 
-    J = jacrev(row_losses)(flat, moons.X, moons.y).numpy()
-    g = grad(lambda flat: row_losses(flat, moons.X_test, moons.y_test).mean())(flat).numpy()
-    values, vectors = np.linalg.eigh(hessian(lambda flat: row_losses(flat, moons.X, moons.y).mean())(flat).numpy())
-    used = np.abs(values) > 1e-9
-    scores: np.ndarray = J @ (vectors[:, used] @ ((vectors[:, used].T @ g) / values[used])) / len(J)
-    return scores
+    def row_losses(flat):
+        labels = torch.from_numpy(moons.y).double()
+        return binary_cross_entropy_with_logits(outputs(flat, moons.X), labels, reduction="none")
+
+    J = jacrev(row_losses)(flat).numpy()
+    gradients = [grad(lambda flat, of=of: of.value(outputs(flat, of.X)))(flat).numpy() for of in targets]
+    return J, gradients, hessian(lambda flat: row_losses(flat).mean())(flat).numpy()
 
 
 def _signed(scores: np.ndarray) -> Judged:
