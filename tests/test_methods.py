@@ -360,7 +360,7 @@ def test_memory_beside_x_stays_small(order):
     y = (X[:, 0] + rng.standard_normal(400_000) > 0).astype(int)
     estimator = LogisticRegression().fit(X[:1000], y[:1000])
     beside = {}
-    for method in ("ip", "ip_ensemble", "self_tracin", "exact", "cg"):
+    for method in ("ip", "ip_ensemble", "self_tracin", "exact"):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             tracemalloc.start()
