@@ -33,6 +33,8 @@ def on_host(values: Any) -> Any:
 
 def hosted(estimator: Any) -> Any:
     """The fitted estimator with its parameters on the host: itself, or a shallow copy if they are not there."""
+    if type(getattr(estimator, "coef_", None)) is np.ndarray:  # an estimator's arrays are of one library
+        return estimator
     foreign = {name: value for name, value in vars(estimator).items() if is_foreign(value)}
     if not foreign:
         return estimator

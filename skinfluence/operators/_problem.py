@@ -41,6 +41,7 @@ from ._sent import (
 
 # Beside scores of as many rows that is all that a call may take.
 _KEPT_OUTPUTS_BYTES = 6 << 20
+_FEW = 256  # rows
 
 
 class TrainingProblem:
@@ -89,7 +90,8 @@ class TrainingProblem:
             return
         if self.fitted.intake is not None:
             targets = targets[targets != NO_CLASS]
-        if not (targets != targets[0]).any():
+        some = targets[:_FEW]  # nearly always enough
+        if not ((some != targets[:1]).any() or (targets != targets[:1]).any()):
             raise ValueError(
                 f"y must hold at least two classes, got one: {self.fitted.classes[targets[:1]].tolist()}. "
                 "With a single class there is nothing to separate."
