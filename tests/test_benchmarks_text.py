@@ -271,3 +271,12 @@ def test_a_run_that_was_cut_off_goes_on(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.npz", "y.json"]
     Parts(None).arrays("x", make)
     assert len(made) == 2
+
+
+def test_names_stand_away_from_a_neighbour_at_their_height():
+    from benchmarks.experiments._text_figures import _names_left
+
+    points = np.array([[0.5, 0.1], [0.51, 0.1], [0.6, 0.3]])
+    assert _names_left(points, (0.5, 0.1), False)  # the neighbour is to its right
+    assert not _names_left(points, (0.51, 0.1), True)
+    assert [_names_left(points, (0.6, 0.3), otherwise) for otherwise in (True, False)] == [True, False]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from .. import _figures
 from . import _text_data as data
 from . import _text_heads as heads
@@ -62,9 +64,10 @@ def _panel(
     """Points of the curators around the star of no curation; ``joint`` and ``other`` are what is written at them.
 
     Baselines that are ``barred`` have their spread over seeds. ``words`` take room, and stand to the left of curators
-    and to the right of baselines.
+    and to the right of baselines, but for points beside one another, of which they stand on either side.
     """
     without = next(row for row in rows if row["method"] == heads.NONE)
+    points = np.array([[row["accuracy"]["mean"], row["fair"]["mean"]] for row in rows if row is not without])
     for row in rows:
         x, y = row["accuracy"]["mean"], row["fair"]["mean"]
         if row["objective"] in LOOKS:
@@ -79,7 +82,7 @@ def _panel(
             )
         if row is not without:
             name = (joint if row["objective"] == heads.JOINT else other).get(row["method"], "")
-            left = words and row["objective"] in LOOKS
+            left = words and _names_left(points, (x, y), row["objective"] in LOOKS)
             offset, side = ((-6, -4), "right") if left else ((4, 4), "left")
             ax.annotate(name, (x, y), xytext=offset, ha=side, textcoords="offset points", fontsize=8)
     at = without["accuracy"]["mean"], without["fair"]["mean"]
@@ -93,6 +96,16 @@ def _panel(
     ax.set_ylabel("fair score, test half's twins (fairer upwards)")
     ax.margins(0.12)
     ax.grid()
+
+
+def _names_left(points: np.ndarray, at: tuple[float, float], otherwise: bool) -> bool:
+    """Whether a point's name goes to its left: away from a neighbour at about its height, if it has one."""
+    apart = (points - at) / np.ptp(points, axis=0)
+    (beside,) = np.nonzero((np.abs(apart[:, 1]) < 0.12) & (np.abs(apart[:, 0]) < 0.3) & (apart[:, 0] != 0))
+    if len(beside) == 0:
+        return otherwise
+    nearest = beside[np.abs(apart[beside, 0]).argmin()]
+    return bool(apart[nearest, 0] > 0)
 
 
 def _legend(figure: Figure, axes: Any) -> None:
