@@ -914,6 +914,21 @@ def test_the_curvature_of_a_get_loss_that_weighs_classes():
     close(found, wanted)
 
 
+class Drawing(Weighing):
+    def get_loss(self, y_pred, y_true, *args, **kwargs):
+        torch.rand(3)
+        return super().get_loss(y_pred, y_true)
+
+
+def test_random_numbers_that_a_get_loss_draws_are_put_back_once_its_weights_are_known():
+    net, X, y, X_val, y_val = own_weights(Drawing)
+    before = torch.get_rng_state()
+    as_model(net)
+    assert torch.equal(torch.get_rng_state(), before)
+    scores = influence_scores(net, X, y, X_val, y_val)
+    close(scores, influence_scores((net.module_, nn.CrossEntropyLoss(weight=WEIGHT)), X, y, X_val, y_val))
+
+
 class Centred(skorch.NeuralNetClassifier):
     """Compares rows with one another, which weighs nothing."""
 

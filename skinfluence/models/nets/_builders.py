@@ -106,7 +106,8 @@ def from_skorch(estimator: Any, options: NetOptions) -> FittedModel:
     inner.__dict__["module_"] = net.module.inner
     rowwise = RowLoss(criterion, ask, asked_plainly=_asks_plainly(estimator))
     if classes is not None and classes.dtype.kind in "iu" and _has_own_loss(estimator):
-        rowwise.follow(classes.astype(np.int64), next(iter(net.theta.values())))
+        with net.still():
+            rowwise.follow(classes.astype(np.int64), next(iter(net.theta.values())))
     per_batch = 1.0 / _batch_size(estimator) if getattr(criterion, "reduction", "mean") == "sum" else 1.0
     own = dict(net.module.named_parameters())
     found = Penalised(

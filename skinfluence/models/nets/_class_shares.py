@@ -11,6 +11,7 @@ import torch
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 _ALIKE = 1e-4
+_MOST_COLUMNS = 1 << 16
 
 
 def class_shares(loss: Loss, classes: np.ndarray, like: torch.Tensor) -> np.ndarray | None:
@@ -19,6 +20,8 @@ def class_shares(loss: Loss, classes: np.ndarray, like: torch.Tensor) -> np.ndar
     None if all are alike, or if that is not to be had: what is found holds for the loss only once rows have been held
     to it. A class without any share is one whose rows have no loss alone, and change nothing beside another.
     """
+    if classes.min(initial=0) < 0 or classes.max(initial=0) >= _MOST_COLUMNS:
+        return None  # they are no columns
     # Numbers that are good as logits and as probabilities, of as many columns as there may be.
     drawn = np.random.default_rng(0).dirichlet(np.full(int(classes.max(initial=0)) + 1, 0.5), size=2) + 1e-3
     for dtype, width in product((torch.float64, like.dtype), {len(classes), drawn.shape[1]}):
