@@ -100,7 +100,8 @@ def _panel(
 
 def _names_left(points: np.ndarray, at: tuple[float, float], otherwise: bool) -> bool:
     """Whether a point's name goes to its left: away from a neighbour at about its height, if it has one."""
-    apart = (points - at) / np.ptp(points, axis=0)
+    extent = np.ptp(points, axis=0)
+    apart = (points - at) / np.where(extent > 0, extent, 1)
     (beside,) = np.nonzero((np.abs(apart[:, 1]) < 0.12) & (np.abs(apart[:, 0]) < 0.3) & (apart[:, 0] != 0))
     if len(beside) == 0:
         return otherwise
