@@ -270,14 +270,7 @@ def tables(result: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     made: dict[str, list[dict[str, Any]]] = {}
     for row in result["rows"]:
         made.setdefault(f"Agreement for {row['objective']} (with {REFERENCE})", []).append(
-            {
-                "case": row["case"],
-                "method": row["method"],
-                "Pearson": _runner.figure(row["pearson"]),
-                "Spearman": _runner.figure(row["spearman"]),
-                "polarity": _runner.figure(row["polarity"]),
-                "polarity, of the larger half": _runner.figure(row["polarity_larger"]),
-            }
+            {"case": row["case"], "method": row["method"], **synthetic.alike(row)}
         )
     removed = removal.tables(result["removals"])
     attacked = [row for row in result["removals"] if row["objective"] == "robustness"]

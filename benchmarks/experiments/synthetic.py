@@ -185,6 +185,16 @@ def _found(scores: np.ndarray, flipped: np.ndarray) -> float:
     return float(flipped[lowest].mean())
 
 
+def alike(row: dict[str, Any]) -> dict[str, str | None]:
+    """How alike two scorings are, as columns of a table."""
+    return {
+        "Pearson": _runner.figure(row["pearson"]),
+        "Spearman": _runner.figure(row["spearman"]),
+        "polarity": _runner.figure(row["polarity"]),
+        "polarity, of the larger half": _runner.figure(row["polarity_larger"]),
+    }
+
+
 def tables(result: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """The tables of a stored result."""
     made = {}
@@ -193,10 +203,7 @@ def tables(result: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
             {
                 "case": row["case"],
                 "objective": row["objective"],
-                "Pearson": _runner.figure(row["pearson"]),
-                "Spearman": _runner.figure(row["spearman"]),
-                "polarity": _runner.figure(row["polarity"]),
-                "polarity, of the larger half": _runner.figure(row["polarity_larger"]),
+                **alike(row),
                 f"slope of {b} on {a}": _runner.figure(row["slope"]),
                 f"flipped found by {a}": _runner.figure(row["found"]),
                 f"flipped found by {b}": _runner.figure(row["found_other"]),
