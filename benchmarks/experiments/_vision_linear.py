@@ -24,6 +24,7 @@ from ._vision_data import Home, Split
 
 NONE, RANDOM, LOSS = "no curation", "random removal", "per-row loss"
 CLEANLAB, CLEANLAB_5, AUTO = "cleanlab", "cleanlab, 5 %", "exact, auto"
+MARGIN = "cleanlab, lowest margin"  # `CLEANLAB_5` at any rate
 ORACLE = "every wrong label removed"
 TRUSTED, CROSS = "clean validation rows", "cross-fitted"
 ENSEMBLE, RATE = "ip_ensemble", 0.05
@@ -104,10 +105,14 @@ def draw(noise: str, seed: int, data_home: Home, sizes: Sizes) -> Split:
     return Split(X, given, given != true, X_test[val], y_test[val], X_test[test], y_test[test])
 
 
+def unfitted(sizes: Sizes) -> Head:
+    return Head(C=sizes.C, max_iter=1000, tol=1e-5)
+
+
 def one_seed(noise: str, seed: int, data_home: Home, sizes: Sizes) -> list[dict[str, Any]]:
     """What every method does with one draw."""
     split = draw(noise, seed, data_home, sizes)
-    head = Head(C=sizes.C, max_iter=1000, tol=1e-5)
+    head = unfitted(sizes)
     began = time.perf_counter()
     fitted = head.fit(split.X, split.y)
     common = {"part": "linear", "noise": noise, "seed": seed, "wrong": split.wrong.mean(), "rows": len(split.y)}
@@ -189,6 +194,10 @@ def lowest_removed(scores: np.ndarray, rate: float = RATE) -> np.ndarray:
     return keep
 
 
+def random_scores(split: Split, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).random(len(split.y))
+
+
 def row_loss(probabilities: np.ndarray, y: np.ndarray) -> np.ndarray:
     return -np.log(probabilities[np.arange(len(y)), y] + 1e-300)
 
@@ -207,7 +216,7 @@ def configured(method: str, split: Split, fitted: LogisticRegression, sizes: Siz
 
 def trusted_scores(split: Split, fitted: LogisticRegression, seed: int, sizes: Sizes) -> Iterator[Scored]:
     """Scores in-sample, against validation rows with true labels."""
-    yield Scored(RANDOM, np.random.default_rng(seed).random(len(split.y)), 0.0)
+    yield Scored(RANDOM, random_scores(split, seed), 0.0)
     began = time.perf_counter()
     yield Scored(LOSS, -row_loss(fitted.predict_proba(split.X), split.y), time.perf_counter() - began)
     for name in TRUSTED_METHODS:
@@ -222,23 +231,36 @@ def score(split: Split, fitted: LogisticRegression, method: Any, seed: int) -> n
         return influence_scores(fitted, split.X, split.y, split.X_val, split.y_val, method=method, random_state=seed)
 
 
-def cross_fitted_scores(split: Split, head: Head, seed: int) -> Iterator[Scored]:
-    """Scores by models that never saw the row, without validation rows."""
+def out_of_fold(split: Split, head: Head, seed: int) -> tuple[StratifiedKFold, np.ndarray]:
+    """The folds, and each row's probabilities by the head of the others."""
     folds = StratifiedKFold(5, shuffle=True, random_state=seed)
-    began = time.perf_counter()
     probabilities = np.empty((len(split.y), len(np.unique(split.y))))
     for train, test in folds.split(split.X, split.y):
         probabilities[test] = copy.copy(head).fit(split.X[train], split.y[train]).predict_proba(split.X[test])
+    return folds, probabilities
+
+
+def label_quality(split: Split, probabilities: np.ndarray) -> np.ndarray:
+    """cleanlab's, low for labels that it doubts: the normalised margin."""
+    from cleanlab.rank import get_label_quality_scores
+
+    found: np.ndarray = get_label_quality_scores(split.y, probabilities, method="normalized_margin")
+    return found
+
+
+def cross_fitted_scores(split: Split, head: Head, seed: int) -> Iterator[Scored]:
+    """Scores by models that never saw the row, without validation rows."""
+    began = time.perf_counter()
+    folds, probabilities = out_of_fold(split, head, seed)
     fitting = time.perf_counter() - began
     yield Scored(LOSS, -row_loss(probabilities, split.y), fitting)
     try:
         from cleanlab.filter import find_label_issues
-        from cleanlab.rank import get_label_quality_scores
     except ModuleNotFoundError:
         print("cleanlab is not installed: left out.")
     else:
         began = time.perf_counter()
-        quality = get_label_quality_scores(split.y, probabilities, method="normalized_margin")
+        quality = label_quality(split, probabilities)
         yield Scored(CLEANLAB_5, quality, fitting + time.perf_counter() - began)
         began = time.perf_counter()
         issues = find_label_issues(split.y, probabilities, n_jobs=1)
@@ -252,6 +274,26 @@ def cross_fitted_scores(split: Split, head: Head, seed: int) -> Iterator[Scored]
         yield Scored(name, scores, fitting + time.perf_counter() - began)
         if name == "exact":
             yield Scored(AUTO, scores, fitting + time.perf_counter() - began, keep=scores >= 0)
+
+
+def baselines_swept(noise: str, seed: int, data_home: Home, sizes: Sizes) -> list[dict[str, Any]]:
+    """Random removal and cleanlab's lowest margins at every rate, with the draw and the folds of `one_seed`."""
+    split = draw(noise, seed, data_home, sizes)
+    head = unfitted(sizes)
+    judge = Judge(split, copy.copy(head).fit(split.X, split.y))
+    scores = {(TRUSTED, RANDOM): random_scores(split, seed)}
+    try:
+        scores[CROSS, MARGIN] = label_quality(split, out_of_fold(split, head, seed)[1])
+    except ModuleNotFoundError:
+        print("cleanlab is not installed: left out.")
+    common = {"part": "linear", "noise": noise, "seed": seed, "sweep": "removal rate"}
+    rows = [
+        common | {"protocol": protocol, "method": method, "at": rate} | judge.of(lowest_removed(found, rate))
+        for (protocol, method), found in scores.items()
+        for rate in RATES
+    ]
+    print(noise, seed, "rates of the baselines", flush=True)
+    return rows
 
 
 def swept(

@@ -33,6 +33,7 @@ from ._vision_linear import (
     TRUSTED,
     detection,
     lowest_removed,
+    random_scores,
     row_loss,
 )
 
@@ -50,6 +51,9 @@ METHODS = (
     "ip", "ip_ensemble", "cg", "lissa", "arnoldi", "datainf", "ekfac", "trak", "tracin", "tda", "gex", "self_tracin",
     "knn_shapley",
 )  # fmt: skip
+
+
+Score = Callable[[], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -225,9 +229,33 @@ def one_seed(net: str, noise: str, seed: int, data_home: Home, sizes: NetSizes) 
     training = float(np.mean(fitted.predict(split.X) == split.y))
     none = {"method": NONE, "accuracy": judge.outcomes[NONE].mean(), "training_accuracy": training, "removed": 0.0}
     rows = [common | none, common | {"method": ORACLE} | judge.of(ORACLE, ~split.wrong)]
-    for method, score in scorers(split, fitted, seed, sizes.methods).items():
+    baselines: dict[str, Score] = {
+        RANDOM: lambda: random_scores(split, seed),
+        LOSS: lambda: -row_loss(softmax(fitted.forward(split.X).cpu().numpy()), split.y),
+    }
+    rows += judged(judge, baselines | scorers(split, fitted, seed, sizes.methods), common)
+    outcomes = judge.outcomes
+    for row in rows:
+        if row["method"] in outcomes and ENSEMBLE in outcomes:
+            row["apart_ensemble"] = (outcomes[row["method"]] != outcomes[ENSEMBLE]).mean()
+    return rows
+
+
+def others(net: str, noise: str, seed: int, data_home: Home, sizes: NetSizes) -> list[dict[str, Any]]:
+    """What the methods do that `one_seed` leaves out for their cost, with the same draw and start."""
+    split = draw(noise, seed, data_home, sizes)
+    fitted = fit_net(net, split.X, split.y, seed, sizes)
+    common = {"part": net, "noise": noise, "protocol": TRUSTED, "seed": seed, "rows": len(split.y)}
+    left = tuple(name for name in METHODS if name not in sizes.methods)
+    return judged(Judge(net, split, seed, sizes, fitted), scorers(split, fitted, seed, left), common)
+
+
+def judged(judge: Judge, scores_of: dict[str, Score], common: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row a method: how long it scored, how well, and what the net does without the rows of lowest score."""
+    rows = []
+    for method, score in scores_of.items():
         began = time.perf_counter()
-        row = common | {"method": method}
+        row, what = common | {"method": method}, (common["part"], common["noise"], common["seed"], method)
         rows.append(row)
         try:
             with warnings.catch_warnings():
@@ -235,15 +263,11 @@ def one_seed(net: str, noise: str, seed: int, data_home: Home, sizes: NetSizes) 
                 scores = score()
         except (TypeError, ValueError, RuntimeError) as error:
             row["refused"] = str(error)
-            print(net, noise, seed, method, "refused:", error, flush=True)
+            print(*what, "refused:", error, flush=True)
             continue
         row["seconds"] = time.perf_counter() - began
-        row |= judge.of(method, lowest_removed(scores, RATE)) | detection(scores, split.wrong)
-        print(net, noise, seed, method, f"{row['seconds']:.1f} s {row['accuracy']:.4f} {row['auroc']:.3f}", flush=True)
-    outcomes = judge.outcomes
-    for row in rows:
-        if row["method"] in outcomes and ENSEMBLE in outcomes:
-            row["apart_ensemble"] = (outcomes[row["method"]] != outcomes[ENSEMBLE]).mean()
+        row |= judge.of(method, lowest_removed(scores, RATE)) | detection(scores, judge.split.wrong)
+        print(*what, f"{row['seconds']:.1f} s {row['accuracy']:.4f} {row['auroc']:.3f}", flush=True)
     return rows
 
 
@@ -298,14 +322,10 @@ def folds(net: str, noise: str, seed: int, data_home: Home, sizes: NetSizes) -> 
     return rows
 
 
-def scorers(split: Split, net: Any, seed: int, methods: tuple[str, ...]) -> dict[str, Callable[[], np.ndarray]]:
+def scorers(split: Split, net: Any, seed: int, methods: tuple[str, ...]) -> dict[str, Score]:
     """Method -> what scores the training rows."""
-    found: dict[str, Callable[[], np.ndarray]] = {
-        RANDOM: lambda: np.random.default_rng(seed).random(len(split.y)),
-        LOSS: lambda: -row_loss(softmax(net.forward(split.X).cpu().numpy()), split.y),
-    }
     rows = split.X, split.y, split.X_val, split.y_val
-    return found | {
+    return {
         name: partial(influence_scores, net, *rows, method=CUT.get(name, name), random_state=seed) for name in methods
     }
 

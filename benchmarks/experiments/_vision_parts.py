@@ -16,16 +16,20 @@ from ._vision_net import NetSizes
 LINEAR = "linear"
 #: What a net's part is called in which the baselines are that train on folds.
 FOLDS = ", folds"
+#: In which those methods are that the net's own part leaves out for their cost.
+OTHERS = ", others"
+#: In which random removal and cleanlab of the linear head are, at every rate.
+RATES = ", rates"
 Part = tuple[str, str, int]
 
 
 @dataclass(frozen=True)
 class Runs:
-    """Kinds of noise and seeds of a net, and whether the baselines were run that train on folds."""
+    """Kinds of noise and seeds of a net, and its kinds of part beside its own."""
 
     noises: tuple[str, ...]
     seeds: range
-    folds: bool = True
+    kinds: tuple[str, ...] = (FOLDS,)
 
 
 AllSizes = tuple[Sizes, Mapping[str, NetSizes]]
@@ -33,12 +37,12 @@ AllSizes = tuple[Sizes, Mapping[str, NetSizes]]
 
 
 def parts(linear_seeds: range, nets: Mapping[str, Runs]) -> list[Part]:
-    """(linear head, net, or net with `FOLDS` after its name; noise; seed) of every part."""
-    found = [(LINEAR, noise, seed) for seed in linear_seeds for noise in NOISES]
+    """(linear head or net, its kind of part after its name; noise; seed) of every part."""
+    found = [(f"{LINEAR}{kind}", noise, seed) for kind in ("", RATES) for seed in linear_seeds for noise in NOISES]
     return found + [
         (f"{net}{kind}", noise, seed)
         for net, runs in nets.items()
-        for kind in (("", FOLDS) if runs.folds else ("",))
+        for kind in ("", *runs.kinds)
         for seed in runs.seeds
         for noise in runs.noises
     ]
@@ -47,13 +51,14 @@ def parts(linear_seeds: range, nets: Mapping[str, Runs]) -> list[Part]:
 def compute(part: Part, data_home: Home, sizes: AllSizes) -> list[dict[str, Any]]:
     """The rows of a part."""
     name, noise, seed = part
+    model, kind = _model_and_kind(name)
     began = time.perf_counter()
-    if name == LINEAR:
-        rows = _vision_linear.one_seed(noise, seed, data_home, sizes[0])
+    if model == LINEAR:
+        of_head = _vision_linear.baselines_swept if kind == RATES else _vision_linear.one_seed
+        rows = of_head(noise, seed, data_home, sizes[0])
     else:
-        net = name.removesuffix(FOLDS)
-        work = _vision_net.one_seed if net == name else _vision_net.folds
-        rows = work(net, noise, seed, data_home, sizes[1][net])
+        of_net = {"": _vision_net.one_seed, FOLDS: _vision_net.folds, OTHERS: _vision_net.others}[kind]
+        rows = of_net(model, noise, seed, data_home, sizes[1][model])
     rows[0]["part_seconds"] = time.perf_counter() - began
     return rows
 
@@ -61,8 +66,14 @@ def compute(part: Part, data_home: Home, sizes: AllSizes) -> list[dict[str, Any]
 def stored_or_computed(part: Part, data_home: Home, sizes: AllSizes) -> list[dict[str, Any]]:
     """The rows of a part, from the cache folder if they were made there with the same sizes."""
     name, noise, seed = part
+    model, _ = _model_and_kind(name)
     return Parts(_vision_features.cache_folder() / "vision").rows(
         f"{name}-{noise}-{seed}",
         lambda: compute(part, data_home, sizes),
-        settings=asdict(sizes[0] if name == LINEAR else sizes[1][name.removesuffix(FOLDS)]),
+        settings=asdict(sizes[0] if model == LINEAR else sizes[1][model]),
     )
+
+
+def _model_and_kind(name: str) -> tuple[str, str]:
+    model, comma, kind = name.partition(", ")
+    return model, comma + kind
