@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 
@@ -23,7 +26,7 @@ def few(monkeypatch):
     factors = {cost.ROWS: (1, 2, 4), cost.WIDTH: (1, 2), cost.CLASSES: (1,)}
     on_nets = tuple(name for name in FEW if name not in ("exact", "lissa", "self_lissa"))
     return cost.Sizes(
-        linear=(40, 3, 3), net=(30, 3, 3), small=(20, 2, 2), gex_steps=1, rounds=2, on_nets=on_nets,
+        linear=(40, 3, 3), net=(30, 3, 3), small=(20, 2, 2), gex_steps=1, rounds=2, slow_rounds=3, on_nets=on_nets,
         ladders=(
             cost.Ladder(_cost_tasks.linear_task, (30, 3, 3), factors, FEW),
             cost.Ladder(_cost_tasks.net_task, (20, 3, 3), factors, on_nets),
@@ -85,9 +88,10 @@ def test_refits_are_counted():
 def test_multiples_are_of_ip_in_the_same_round_and_extrapolations_say_so(few, monkeypatch):
     task = _cost_tasks.linear_task(*few.linear)
     rows = {row["method"]: row for row in cost.multiples(task, few)}
-    assert set(rows) == {*FEW, *cost.REFITS}
+    baselines = {name for name in cost.BASELINES if name != cost.CLEANLAB or find_spec("cleanlab")}
+    assert set(rows) == {*FEW, *cost.REFITS, *baselines}
     assert rows["ip"]["ratio"] == 1.0
-    assert all(rows[name]["calls"] == 2 and rows[name]["how"] == cost.MEASURED for name in FEW)
+    assert all(rows[name]["calls"] == 2 and rows[name]["how"] == cost.MEASURED for name in {*FEW, *baselines})
     for name in cost.REFITS:
         assert rows[name]["how"] == cost.EXTRAPOLATED
         assert rows[name]["calls"] == 0
@@ -96,14 +100,42 @@ def test_multiples_are_of_ip_in_the_same_round_and_extrapolations_say_so(few, mo
         assert 50 <= rows[name]["fits_a_row"] <= 100 + 100 / 20 / 2
         assert rows[name]["seconds"] > rows["leave_one_out"]["seconds"]
 
+
+def test_a_slow_method_is_timed_beside_ip_in_rounds_of_its_own(few, monkeypatch):
+    """Of two seconds and more each; IP is taken from the middle of three calls about it."""
+    task = _cost_tasks.linear_task(*few.linear)
+    ip = itertools.cycle([1.0, 3.0, 2.0])
+
+    def seconds(call):
+        if getattr(call, "keywords", {}).get("method") == "ip":
+            return next(ip)
+        return 6.0
+
     monkeypatch.setattr(cost, "SLOW", 0.0)
-    monkeypatch.setattr(cost, "seconds", lambda call: 2.0 if call.keywords["method"] == "ip" else 6.0)
+    monkeypatch.setattr(cost, "seconds", seconds)
     monkeypatch.setattr(cost, "extrapolated", lambda *given: [])
+    ip_alone = {"ip": task.call("ip", 1), "exact": task.call("exact", 1)}
+    assert cost._beside_ip(ip_alone["exact"], ip_alone["ip"]) == (6.0, 2.0)
     slow = {row["method"]: row for row in cost.multiples(task, few)}
-    assert slow["exact"] == {
-        "task": cost.LINEAR, "method": "exact", "how": cost.MEASURED,
-        "seconds": 6.0, "ratio": 3.0, "ratio_quartiles": None, "calls": 1,
-    }  # fmt: skip
+    assert slow["exact"]["calls"] == few.slow_rounds == 3
+    assert slow["exact"]["seconds"] == 6.0
+
+
+@pytest.mark.parametrize("make", [_cost_tasks.linear_task, _cost_tasks.net_task, _cost_tasks.trained_net_task])
+def test_baselines_score_every_row(make):
+    task = make(60, 4, 3)
+    if task.family == _cost_tasks.LINEAR or make is _cost_tasks.trained_net_task:
+        probability = task.estimator.predict_proba(task.X)[np.arange(60), task.y]
+    else:
+        torch = pytest.importorskip("torch")
+        output = task.estimator.net[0](torch.from_numpy(task.X))
+        probability = torch.softmax(output, 1).detach().numpy()[np.arange(60), task.y]
+    np.testing.assert_allclose(np.exp(task.baseline(_cost_tasks.LOSS)()), probability, rtol=1e-5)
+    assert len(np.unique(task.baseline(_cost_tasks.RANDOM)())) == 60
+    pytest.importorskip("cleanlab")
+    found = task.baseline(_cost_tasks.CLEANLAB)()
+    assert found.shape == (60,)
+    assert np.ptp(found) > 0
 
 
 def test_a_method_that_took_too_long_is_not_tried_at_the_next_size(few, monkeypatch):
@@ -153,8 +185,8 @@ def test_slope_is_that_of_the_power():
 
 def test_published_multiples_with_and_without_gradients():
     lines = {line["method"]: line for line in cost._beside_published([])}
-    assert [*lines][: len(cost.PUBLISHED)] == [*cost.PUBLISHED]
-    assert set(lines) == set(METHODS)
+    assert [*lines][: len(cost.BASELINES) + len(cost.PUBLISHED)] == [*cost.BASELINES, *cost.PUBLISHED]
+    assert set(lines) == {*cost.BASELINES, *METHODS}
     assert set(lines["trak"].values()) == {"trak", None}
     line = lines["ekfac"]
     assert line["published, CIFAR-10N"] == "751"

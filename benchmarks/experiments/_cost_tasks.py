@@ -12,6 +12,7 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.neural_network import MLPClassifier
 
 from skinfluence import InfluenceSelector, influence_scores
@@ -23,6 +24,7 @@ N_CHECKPOINTS = 5
 INPUTS = 100  # of the net
 EPOCHS = 20  # of a training of the net, for what refits it
 IP, SELF_LISSA = "ip", "self_lissa"
+RANDOM, LOSS, CLEANLAB = BASELINES = ("random removal", "per-row loss", "cleanlab")
 REFITS = ("leave_one_out", "data_shapley", "beta_shapley")
 GRADIENTS = tuple(name for name in METHODS if name not in REFITS)
 ORDERS, PERMUTATIONS = 2, 100  # of Shapley values: made here, and the package's default
@@ -38,7 +40,7 @@ SHORT: dict[str, tuple[str, Any]] = {
 
 @dataclass(frozen=True)
 class Task:
-    """A fitted model, its training and validation rows, and what refits it once."""
+    """A fitted model, its training and validation rows, and what can be fitted in its place."""
 
     family: str
     estimator: Any
@@ -46,7 +48,7 @@ class Task:
     y: np.ndarray
     X_val: np.ndarray
     y_val: np.ndarray
-    refit: Callable[[], Any]
+    unfitted: Any
     n_classes: int
 
     @property
@@ -59,6 +61,36 @@ class Task:
             f"{self.family}, {len(self.X):,} rows × {self.X.shape[1]} features, {self.n_classes} classes, "
             f"{self.n_params:,} parameters, {len(self.X_val):,} validation rows"
         )
+
+    def refit(self) -> Any:
+        """Fitted once more."""
+        return _quietly(clone(self.unfitted).fit, self.X, self.y)
+
+    def baseline(self, name: str) -> Callable[[], np.ndarray]:
+        """What is timed of a baseline: a low score marks a row that would be removed."""
+        if name == RANDOM:
+            return lambda: np.random.default_rng(0).random(len(self.X))
+        return self._row_loss if name == LOSS else self._label_quality
+
+    def _row_loss(self) -> np.ndarray:
+        """Of the fitted model, a bare module or an estimator."""
+        if hasattr(self.estimator, "predict_proba"):
+            return np.asarray(np.log(self.estimator.predict_proba(self.X)[np.arange(len(self.y)), self.y]))
+        import torch
+
+        module, _ = self.estimator.net
+        with torch.no_grad():
+            X, y = torch.from_numpy(self.X), torch.from_numpy(self.y)
+            return np.asarray(-torch.nn.functional.cross_entropy(module(X), y, reduction="none").numpy())
+
+    def _label_quality(self) -> np.ndarray:
+        """cleanlab's normalised margin, with the probabilities of five folds."""
+        from cleanlab.rank import get_label_quality_scores
+
+        probabilities = _quietly(
+            cross_val_predict, clone(self.unfitted), self.X, self.y, cv=StratifiedKFold(5), method="predict_proba"
+        )
+        return np.asarray(get_label_quality_scores(self.y, probabilities, method="normalized_margin"))
 
     def _params(self) -> np.ndarray:
         return np.asarray(as_model(self.estimator).model.params)
@@ -106,8 +138,7 @@ def linear_task(n: int, d: int, n_classes: int) -> Task:
     X, outputs = _draw(n, d, n_classes)
     y = outputs.argmax(axis=1)
     model = LogisticRegression(max_iter=500).fit(X[:n], y[:n])
-    refit = partial(_quietly, clone(model).fit, X[:n], y[:n])
-    return Task(LINEAR, model, X[:n], y[:n], X[n:], y[n:], refit, n_classes)
+    return Task(LINEAR, model, X[:n], y[:n], X[n:], y[n:], clone(model), n_classes)
 
 
 def net_task(n: int, width: int, n_classes: int) -> Task:
@@ -128,8 +159,8 @@ def net_task(n: int, width: int, n_classes: int) -> Task:
         loss(module(torch.from_numpy(X[:256])), torch.from_numpy(y[:256])).backward()
         optimizer.step()
     module.zero_grad()
-    refit = partial(_quietly, _trainable(n, width).fit, X[:n], y[:n])
-    return Task(NET, DifferentiableNet((module.eval(), loss)), X[:n], y[:n], X[n:], y[n:], refit, n_classes)
+    net = DifferentiableNet((module.eval(), loss))
+    return Task(NET, net, X[:n], y[:n], X[n:], y[n:], _trainable(n, width), n_classes)
 
 
 def trained_net_task(n: int, width: int, n_classes: int) -> Task:
@@ -137,8 +168,8 @@ def trained_net_task(n: int, width: int, n_classes: int) -> Task:
     X, outputs = _draw(n, INPUTS, n_classes)
     X, y = X.astype(np.float32), outputs.argmax(axis=1)
     net = _trainable(n, width)
-    refit = partial(_quietly, net.fit, X[:n], y[:n])
-    return Task(NET, refit(), X[:n], y[:n], X[n:], y[n:], refit, n_classes)
+    fitted = _quietly(clone(net).fit, X[:n], y[:n])
+    return Task(NET, fitted, X[:n], y[:n], X[n:], y[n:], net, n_classes)
 
 
 def _trainable(n: int, width: int) -> MLPClassifier:

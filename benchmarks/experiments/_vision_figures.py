@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from .. import _figures
 from ._vision_data import NOISES
-from ._vision_linear import CROSS, ENSEMBLE, LOSS, TRUSTED
-from ._vision_tables import LINEAR, TITLES, chosen, seeds_of, without
+from ._vision_linear import CROSS, ENSEMBLE, LOSS, MARGIN, RANDOM, TRUSTED
+from ._vision_tables import LINEAR, TITLES, chosen, seeds_of, swept_rates, without
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,6 +20,8 @@ LOOKS = {
     "exact": (_figures.GREEN, "^"),
     "self_tracin": (_figures.PURPLE, "D"),
     LOSS: (_figures.BLACK, "x"),
+    RANDOM: (_figures.GREY, "v"),
+    MARGIN: (_figures.SKY, "P"),
 }
 
 
@@ -38,7 +40,7 @@ def _rates(rows: list[dict]) -> Figure:
     figure, axes = _figures.panels(2, len(noises), (3.6 * len(noises) + 1.0, 6.6), sharex=True, sharey="col")
     for protocol, line in zip((TRUSTED, CROSS), axes, strict=True):
         for noise, ax in zip(noises, line, strict=True):
-            own = chosen(rows, LINEAR, noise, protocol, "removal rate")
+            own = swept_rates(rows, protocol, noise)
             for method, (colour, marker) in LOOKS.items():
                 found = [row for row in own if row["method"] == method]
                 _line(ax, [100 * row["at"] for row in found], found, colour, marker, method)

@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import _runner
 from ._vision_data import NOISES
-from ._vision_linear import CLEANLAB, CLEANLAB_5, CROSS, ENSEMBLE, LOSS, NONE, ORACLE, RANDOM, TRUSTED
+from ._vision_linear import CLEANLAB, CLEANLAB_5, CROSS, ENSEMBLE, LOSS, MARGIN, NONE, ORACLE, RANDOM, TRUSTED
 from ._vision_net import LARGE, NETS
 
 Row = dict[str, Any]
@@ -18,7 +18,7 @@ TITLES = {LINEAR: "Linear head", **{net: net for net in (*NETS, LARGE)}}
 RIVALS = (NONE, RANDOM, LOSS, CLEANLAB, CLEANLAB_5, "ip", "self_tracin", "exact", "ekfac")
 #: Baselines that are the same under both protocols; what stands first in a table.
 PROTOCOL_FREE = (ORACLE, RANDOM, CLEANLAB_5, CLEANLAB)
-FIRST = (NONE, ORACLE, RANDOM, LOSS, CLEANLAB_5, CLEANLAB)
+FIRST = (NONE, ORACLE, RANDOM, LOSS, CLEANLAB_5, CLEANLAB, MARGIN)
 #: Accuracy as published (Table 1): aggregate, random, worst.
 PUBLISHED = {
     NONE: (91.62, 90.25, 85.66),
@@ -74,8 +74,12 @@ def _with_baselines(own: list[Row], of_both: list[Row]) -> list[Row]:
     """The rows of a protocol and, of the other, what takes neither validation rows nor scores; baselines first."""
     there = {row["method"] for row in own}
     missing = [row for row in of_both if row["method"] in (NONE, *PROTOCOL_FREE) and row["method"] not in there]
-    rank = {method: place for place, method in enumerate(FIRST)}
-    return sorted([*own, *missing], key=lambda row: rank.get(row["method"], len(FIRST)))
+    return sorted([*own, *missing], key=_rank)
+
+
+def _rank(row: Row) -> int:
+    """Baselines first, in one order in all tables."""
+    return FIRST.index(row["method"]) if row["method"] in FIRST else len(FIRST)
 
 
 def without(rows: list[Row], part: str, noise: str) -> Row:
@@ -142,36 +146,62 @@ def _paired(rows: list[Row], part: str, n: int) -> list[Row]:
 
 def _beside_published(rows: list[Row]) -> list[Row]:
     table = []
-    for method, published in PUBLISHED.items():
-        if method == NONE:
-            continue
+    for method in (RANDOM, LOSS, CLEANLAB_5, *(name for name in PUBLISHED if name != NONE)):
         line: Row = {"method": method}
         for at, noise in enumerate(NOISES):
-            found = [row for row in chosen(rows, LINEAR, noise, TRUSTED) if row["method"] == method]
-            line[f"{noise}, paper"] = f"{published[at] - PUBLISHED[NONE][at]:+.2f}"
+            own = _with_baselines(chosen(rows, LINEAR, noise, TRUSTED), chosen(rows, LINEAR, noise))
+            found = [row for row in own if row["method"] == method]
+            gain = PUBLISHED[method][at] - PUBLISHED[NONE][at] if method in PUBLISHED else None
+            line[f"{noise}, paper"] = None if gain is None else f"{gain:+.2f}"
             line[f"{noise}, linear head"] = difference(found[0], without(rows, LINEAR, noise)) if found else None
         table.append(line)
     return table
 
 
 def _rates(rows: list[Row], protocol: str) -> list[Row]:
-    return _across(chosen(rows, LINEAR, None, protocol, "removal rate"), lambda at: f"{100 * at:g} %")
+    own = sorted(swept_rates(rows, protocol), key=lambda row: (list(NOISES).index(row["noise"]), _rank(row)))
+    return _across(own, lambda at: f"{100 * at:g} %")
+
+
+def swept_rates(rows: list[Row], protocol: str, noise: str | None = None) -> list[Row]:
+    """Removal rates of a protocol; the baselines that are the same under both stand in both."""
+    swept = chosen(rows, LINEAR, noise, None, "removal rate")
+    return [row for row in swept if row["protocol"] == protocol or row["method"] in (RANDOM, MARGIN)]
 
 
 def _swept(rows: list[Row], sweep: str) -> list[Row]:
+    """What a setting of IP Ensemble does, beside the baselines, which have none."""
     own = chosen(rows, LINEAR, None, None, sweep)
-    accuracy = _across(own, lambda at: f"{at:g}")
-    ranking = _across(own, lambda at: f"{at:g}", "auroc")
-    named = (("accuracy, %", accuracy), ("AUROC", ranking))
-    return [{"noise": line["noise"], "": name} | dict(list(line.items())[2:]) for name, part in named for line in part]
+    table = []
+    for name, value in (("accuracy, %", "accuracy"), ("AUROC", "auroc")):
+        for line in _across(own, lambda at: f"{at:g}", value):
+            noise = line["noise"]
+            beside = {row["method"]: row for row in _with_baselines([], chosen(rows, LINEAR, noise))}
+            beside |= {
+                row["method"]: row for row in chosen(rows, LINEAR, noise, TRUSTED) if row["method"] in (LOSS, "ip")
+            }
+            table.append(
+                {"noise": noise, "": name}
+                | dict(list(line.items())[2:])
+                | {
+                    method: _shown(beside[method], value)
+                    for method in (NONE, RANDOM, LOSS, CLEANLAB_5, "ip")
+                    if method in beside
+                }
+            )
+    return table
 
 
 def _across(own: list[Row], label: Any, value: str = "accuracy") -> list[Row]:
     lines: dict[tuple[str, str], Row] = {}
     for row in own:
         line = lines.setdefault((row["noise"], row["method"]), {"noise": row["noise"], "method": row["method"]})
-        line[label(row["at"])] = percent(row[value]) if value == "accuracy" else _runner.figure(row[value])
+        line[label(row["at"])] = _shown(row, value)
     return list(lines.values())
+
+
+def _shown(row: Row, value: str) -> str | None:
+    return percent(row[value]) if value == "accuracy" else _runner.figure(row[value])
 
 
 def _left_out(rows: list[Row], n_val: int) -> list[Row]:

@@ -37,6 +37,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,6 +47,8 @@ from skinfluence.methods import METHODS
 
 from .. import _runner
 from ._cost_tasks import (
+    BASELINES,
+    CLEANLAB,
     GRADIENTS,
     IP,
     LINEAR,
@@ -64,7 +67,7 @@ from ._cost_tasks import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ROUNDS, SLOW = 7, 2.0  # seconds from which on a method is called once
+ROUNDS, SLOW_ROUNDS, SLOW = 7, 5, 2.0  # seconds from which on a method is called less often
 GROWTH_ROUNDS, UNHURRIED, GIVEN_UP = 3, 0.5, 5.0
 #: Left out of a quick run: hundreds of products with the Hessian, whatever the size.
 LONG = ("exact", "cg", "lissa", "arnoldi", "trak", "gex")
@@ -109,6 +112,7 @@ class Sizes:
     ladders: tuple[Ladder, ...]
     gex_steps: int
     rounds: int
+    slow_rounds: int
     on_nets: tuple[str, ...]
 
     def names(self, family: str) -> tuple[str, ...]:
@@ -133,7 +137,7 @@ FULL = Sizes(
         Ladder(net_task, (128, 64, 6), NEAR, (SELF_LISSA,), short=True),
         Ladder(trained_net_task, (100, 16, 6), NEAR, REFITS, short=True),
     ),
-    gex_steps=800, rounds=ROUNDS, on_nets=_but(SELF_LISSA),
+    gex_steps=800, rounds=ROUNDS, slow_rounds=SLOW_ROUNDS, on_nets=_but(SELF_LISSA),
 )  # fmt: skip
 TWO_SIZES = {ROWS: (1, 2), WIDTH: (1,), CLASSES: (1,)}
 QUICK = Sizes(
@@ -142,7 +146,7 @@ QUICK = Sizes(
         Ladder(linear_task, (60, 4, 3), TWO_SIZES, GRADIENTS),
         Ladder(net_task, (40, 4, 3), TWO_SIZES, _but(SELF_LISSA, *LONG)),
     ),
-    gex_steps=5, rounds=1, on_nets=_but(SELF_LISSA, *LONG),
+    gex_steps=5, rounds=1, slow_rounds=1, on_nets=_but(SELF_LISSA, *LONG),
 )  # fmt: skip
 
 
@@ -175,21 +179,27 @@ def run(*, quick: bool = False, data_home: str | None = None) -> dict[str, Any]:
 def multiples(task: Task, sizes: Sizes) -> list[dict[str, Any]]:
     """One row a method: its time and its multiple of IP."""
     names = sizes.names(task.family)
-    calls = {name: task.call(name, sizes.gex_steps) for name in names}
-    calls[IP]()  # imports, and what is kept for the next call
-    first, ip = {}, {}
-    for name in names:
-        before = [seconds(calls[IP]) for _ in range(2)]
-        first[name] = seconds(calls[name])
-        ip[name] = statistics.median([*before, seconds(calls[IP])])
-    quick = [name for name in names if first[name] <= SLOW]
+    baselines = [name for name in BASELINES if name != CLEANLAB or find_spec("cleanlab")]
+    calls = {name: task.baseline(name) for name in baselines}
+    calls |= {name: task.call(name, sizes.gex_steps) for name in names}
+    first = {name: seconds(call) for name, call in calls.items()}  # imports, and what is kept for the next call
+    quick = [name for name in calls if first[name] <= SLOW]
     rounds = [{name: seconds(calls[name]) for name in quick} for _ in range(sizes.rounds)]
+    pairs = {name: [(one[name], one[IP]) for one in rounds] for name in quick}
+    for name in set(calls) - set(quick):
+        pairs[name] = [_beside_ip(calls[name], calls[IP]) for _ in range(sizes.slow_rounds)]
     rows = []
-    for name in names:
-        times = [one[name] for one in rounds] if name in quick else [first[name]]
-        ratios = [one[name] / one[IP] for one in rounds] if name in quick else [first[name] / ip[name]]
+    for name in calls:
+        times, ratios = [time_ for time_, _ in pairs[name]], [time_ / ip for time_, ip in pairs[name]]
         rows.append(_row(task, name, statistics.median(times), ratios, MEASURED))
     return rows + extrapolated(task, rows, sizes)
+
+
+def _beside_ip(call: Callable[[], Any], ip: Callable[[], Any]) -> tuple[float, float]:
+    """Seconds of a slow call, and of IP in the middle of three calls about it."""
+    before = [seconds(ip) for _ in range(2)]
+    slow = seconds(call)
+    return slow, statistics.median([*before, seconds(ip)])
 
 
 def extrapolated(task: Task, rows: list[dict[str, Any]], sizes: Sizes) -> list[dict[str, Any]]:
@@ -295,11 +305,11 @@ def _multiples(rows: list[dict[str, Any]], family: str) -> list[dict[str, Any]]:
 
 
 def _beside_published(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row a method, those of the paper first."""
+    """A row a method, the baselines first and then those of the paper."""
     found = {(row["task"], row["method"]): row for row in rows}
     base = PUBLISHED[IP]
     table = []
-    for name in dict.fromkeys([*PUBLISHED, *METHODS]):
+    for name in dict.fromkeys([*BASELINES, *PUBLISHED, *METHODS]):
         line: dict[str, Any] = {"method": name}
         for family in (LINEAR, NET):
             row = found.get((family, name))
