@@ -266,7 +266,7 @@ def test_baselines_are_swept_as_the_methods_are(result):
 
 
 def test_what_a_net_leaves_out_is_a_part_of_its_own(data_home, result, monkeypatch):
-    monkeypatch.setattr(_vision_net, "METHODS", ("ip", "datainf", "knn_shapley", "tracin"))
+    monkeypatch.setattr(_vision_net, "OTHERS", ("datainf", "knn_shapley"))
     found = _vision_net.others("MLP-Mixer", "worst", 0, data_home, NET_SIZES["MLP-Mixer"])
     assert [row["method"] for row in found] == ["datainf", "knn_shapley"]
     sizes = replace(NET_SIZES["MLP-Mixer"], methods=("datainf",))
