@@ -23,15 +23,17 @@ are held to their dense formulas, that of drawn labels with the same draws; pack
 them least, with the batch size that was quickest in a trial. Compiled calls are timed once all is compiled; what the
 calls that compile took is said beside them. Some cover only some parameters: "linear and convolutional" leaves out the
 norms', "last weight" is the weight of the last layer, and the package is asked the same beside them.
+
+Memory is the highest that a process of its own had above the net, its rows and torch; buffers that are freed go back to
+the system at once there. Of a net of many parameters the package holds some vectors as large as they are, in double
+precision, whatever the rows.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -39,6 +41,21 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from . import _runner
+from ._net_calls import (
+    CG,
+    CG_DAMPING,
+    CURVED,
+    DATAINF,
+    EKFAC,
+    EKFAC_DRAWN,
+    IP,
+    LABEL_SEED,
+    SELF,
+    VMAP,
+    Line,
+    lines,
+    options,
+)
 from ._stored_parts import Parts
 
 ROUNDS = 5
@@ -50,96 +67,19 @@ CHECKED = 60
 PATIENCE = 10.0  # seconds that scoring those, or fewer, may take; a package that takes longer is not timed
 LONGEST = 60.0  # seconds that a call on all rows may be expected to take; longer ones are timed on fewer
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}
-IP, SELF = "ip", "self_tracin"
-DATAINF, EKFAC, EKFAC_DRAWN, CG = "datainf", "ekfac", "ekfac, drawn labels", "cg, 10 iterations"
-CURVED = (DATAINF, EKFAC, EKFAC_DRAWN, CG)
-LABEL_SEED = 0
-CG_DAMPING = 0.1
-BFLOAT, COMPILED, BOTH = "ip, bfloat16", "ip, compiled", "ip, bfloat16, compiled"
-VMAP = "per-row gradients by vmap"
 CAPTUM = "captum TracInCP"
 WIDE_MLP = "MLP 100–256–256–10"
-
-
-@dataclass(frozen=True)
-class Line:
-    """A call that is timed: ``scores(case, batch)``; ``kind`` is the method that it is to agree with."""
-
-    label: str
-    scores: Callable[[Any, int], Any]
-    covered: str
-    kind: str = IP
-    ours: bool = False
-    dtype: str = "float32"
-    missing: str | None = None
-    compiled: bool = False
 
 
 class _TakesLong(Exception):
     """A package is too slow to be timed."""
 
 
-def _ours(case: Any, batch: int, method: Any = "ip", covered: str = "all", **options: Any) -> Any:
-    from skinfluence import influence_scores
-    from skinfluence.nets import DifferentiableNet
-
-    from . import _nets
-
-    parameters = "all" if covered == _nets.ALL else case.names(covered)
-    net = DifferentiableNet((case.module, case.loss), parameters=parameters, **options)
-    rows = [part.numpy() for part in (case.X, case.y, case.X_val, case.y_val)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's own deprecations
-        return influence_scores(net, *rows, method=method)
-
-
-def options() -> list[Line]:
-    """The package's own ways to compute the same."""
-    half, compiled = {"dtype": "bfloat16"}, {"compile": True}
-    return [
-        Line(IP, _ours, "all", ours=True),
-        Line(COMPILED, partial(_ours, **compiled), "all", ours=True, compiled=True),
-        Line(BFLOAT, partial(_ours, **half), "all", ours=True, dtype="bfloat16"),
-        Line(BOTH, partial(_ours, **half, **compiled), "all", ours=True, dtype="bfloat16", compiled=True),
-    ]
-
-
-def lines() -> list[Line]:
-    """The package and others."""
-    from skinfluence import methods
-    from skinfluence.preconditioners import EKFACInverse
-
-    from . import _net_peers, _nets
-
-    curved = {
-        DATAINF: "datainf",
-        EKFAC: methods.EKFAC(labels="true"),
-        # method="ekfac", with a seed by which the dense formula can draw the same labels.
-        EKFAC_DRAWN: methods.GradientMethod(preconditioner=EKFACInverse(random_state=LABEL_SEED)),
-        CG: methods.CG(damping=CG_DAMPING, tol=1e-12, max_iter=10),
-    }
-    made = [
-        Line(IP, _ours, _nets.ALL, ours=True),
-        Line(f"ip, {_nets.PRODUCTS}", partial(_ours, covered=_nets.PRODUCTS), _nets.PRODUCTS, ours=True),
-        Line(f"ip, {_nets.HEAD_WEIGHT}", partial(_ours, covered=_nets.HEAD_WEIGHT), _nets.HEAD_WEIGHT, ours=True),
-        Line(VMAP, _nets.by_vmap, _nets.ALL),
-    ]
-    peers = [Line(p.label, p, p.covered, p.kind, missing=p.missing) for p in _net_peers.PEERS]
-    made += [line for line in peers if line.kind == IP]
-    made += [
-        Line(SELF, partial(_ours, method="self_tracin"), _nets.ALL, SELF, ours=True),
-        Line("squared norms by vmap", _nets.self_by_vmap, _nets.ALL, SELF),
-    ]
-    made += [line for line in peers if line.kind == SELF]
-    made += [Line(kind, partial(_ours, method=method), _nets.ALL, kind, ours=True) for kind, method in curved.items()]
-    return made + [line for line in peers if line.kind in CURVED]
-
-
 def run(*, quick: bool = False, data_home: str | None = None) -> dict[str, Any]:
     """Time every line on every net, on one thread; `data_home` is not used."""
     import torch
 
-    from . import _nets
+    from . import _net_memory, _nets
 
     parts = Parts.of_environment()
     threads = torch.get_num_threads()
@@ -156,6 +96,7 @@ def run(*, quick: bool = False, data_home: str | None = None) -> dict[str, Any]:
                 for case in cases
                 for row in parts.rows(f"{part}, {case.name}", partial(time_net, case, timed(), seconds, rounds))
             ]
+            memory = parts.rows("memory", partial(_net_memory.measure, quick))
     finally:
         torch.set_num_threads(threads)
     return {
@@ -165,7 +106,8 @@ def run(*, quick: bool = False, data_home: str | None = None) -> dict[str, Any]:
         "seeds": [0],
         "threads": 1,
         "rows": rows,
-        "gates": [] if quick else gates(rows),
+        "memory": memory,
+        "gates": [] if quick else [*gates(rows), *_net_memory.gates(memory)],
     }
 
 
@@ -366,6 +308,10 @@ def tables(result: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
         made[title] = [_cells(row) for row in own]
     if own_ways:
         made["Compiled, and in half precision"] = [_option_cells(row) for row in own_ways]
+    if result.get("memory"):
+        from . import _net_memory
+
+        made["Memory above what was there, MiB"] = _net_memory.table(result["memory"])
     if result["gates"]:
         made["What was asked"] = [
             {"figure": gate["gate"], "found": f"{gate['value']:.2f}", "asked": gate["asked"], "passed": gate["passed"]}

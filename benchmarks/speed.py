@@ -12,7 +12,6 @@ from __future__ import annotations
 import gc
 import json
 import os
-import re
 import statistics
 import subprocess
 import sys
@@ -21,7 +20,6 @@ import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,7 +29,7 @@ from threadpoolctl import threadpool_limits
 
 from skinfluence import influence_scores
 
-from . import _runner
+from . import _memory, _runner
 
 VALIDATION_ROWS = 1000
 MEMORY_LIMIT = 16.0  # MiB above X
@@ -162,7 +160,7 @@ def run(*, quick: bool = False, data_home: str | None = None) -> dict[str, Any]:
     """Time every line on one thread, then measure memory; `data_home` is not used."""
     with threadpool_limits(1):
         timings = [time_line(line, seconds=0.2 if quick else 4.0) for line in lines(quick)]
-    memory = [extra_memory_in_subprocess(*spec) for spec in memory_specs(quick)]
+    memory = [_memory.in_fresh_process(extra_memory, *spec) for spec in memory_specs(quick)]
     gates = []
     if not quick:  # what was asked was asked of the full sizes
         gates += [_runner.gate(_gate_name(row), row["ratio"], row["asked"]) for row in timings if row["asked"]]
@@ -221,17 +219,6 @@ def memory_specs(small: bool) -> list[tuple]:
     ]
 
 
-def extra_memory_in_subprocess(*arguments: Any) -> dict[str, Any]:
-    """`extra_memory` of one call, in a process that has done nothing else."""
-    done = subprocess.run(
-        [sys.executable, "-c", f"from benchmarks.speed import extra_memory; extra_memory{arguments!r}"],
-        cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if done.returncode:
-        raise RuntimeError(f"extra_memory{arguments!r} failed:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def extra_memory(method: str, kind: str, n: int, d: int, n_classes: int, class_weight: str | None = None) -> None:
     """Print, as JSON, the MiB a call needed above what was there before it."""
     with threadpool_limits(1):
@@ -239,9 +226,9 @@ def extra_memory(method: str, kind: str, n: int, d: int, n_classes: int, class_w
         warm = 1000  # lets the modules be imported; more would leave freed memory to be used again, unseen
         Case(case.fitted, case.X[:warm], case.y[:warm], case.X_val, case.y_val).scores(method)
         gc.collect()
-        before = _resident(reset=True)
+        before = _memory.resident(reset=True)
         scores = case.scores(method)
-        resident = _resident() - before
+        resident = _memory.resident() - before
         tracemalloc.start()
         case.scores(method)
         traced = tracemalloc.get_traced_memory()[1] / 2**20
@@ -256,19 +243,6 @@ def extra_memory(method: str, kind: str, n: int, d: int, n_classes: int, class_w
         "scores": round(scores.nbytes / 2**20, 2),
     }
     print(json.dumps(found))
-
-
-def _resident(reset: bool = False) -> float:
-    """Highest resident memory so far, in MiB; `reset` makes it start again from now, where Linux lets it."""
-    status = Path("/proc/self/status")
-    if status.is_file():
-        if reset:
-            Path("/proc/self/clear_refs").write_text("5")
-        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 2**10
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def _gate_name(row: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from benchmarks import __main__ as command
-from benchmarks import _data, _peers, _runner, noise, speed
+from benchmarks import _data, _memory, _peers, _runner, noise, speed
 from benchmarks.experiments import _synthetic_removal as removal
 from benchmarks.experiments import fairness, synthetic
 
@@ -168,7 +168,7 @@ def test_time_line_is_a_ratio_of_interleaved_calls():
 
 @pytest.mark.parametrize("class_weight", [None, "balanced"])
 def test_extra_memory_of_a_small_call_is_small(class_weight):
-    row = speed.extra_memory_in_subprocess("ip", "dense", 2000, 10, 2, class_weight)
+    row = _memory.in_fresh_process(speed.extra_memory, "ip", "dense", 2000, 10, 2, class_weight)
     assert row["call"].endswith("balanced") == (class_weight is not None)
     assert 0 <= row["resident"] < speed.MEMORY_LIMIT
     assert 0 < row["traced"] < speed.MEMORY_LIMIT

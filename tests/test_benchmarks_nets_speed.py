@@ -103,7 +103,7 @@ def test_a_call_with_a_long_set_up_is_timed_on_all_rows():
     assert late["whole"] is not None
 
 
-@pytest.mark.parametrize(("setup", "rounds", "told"), [(0.0, 8, True), (0.004, 8, True), (0.004, 5, False)])
+@pytest.mark.parametrize(("setup", "rounds", "told"), [(0.0, 8, True), (0.03, 8, True), (0.03, 5, False)])
 def test_short_calls_have_more_rounds_and_are_told_from_their_set_up(setup, rounds, told, monkeypatch):
     monkeypatch.setattr(nets_speed, "MOST_ROUNDS", rounds)
     monkeypatch.setattr(nets_speed, "TELLING", 8)

@@ -56,8 +56,8 @@ METHODS = (
 Score = Callable[[], np.ndarray]
 
 
-#: Run for the pretrained net too, one part for all of them. What remains takes CG's four minutes, and the rest of it from
-#: eight (TRAK) to over twenty (LiSSA, TDA), for each of nine draws.
+#: Run for the pretrained net too, in a part of their own. Of the rest CG took four minutes for one of the nine draws,
+#: and LiSSA was stopped after twenty.
 OTHERS = ("datainf", "ekfac", "gex", "knn_shapley")
 
 

@@ -9,10 +9,11 @@ members for a linear model and is IP. "exact" is "cg" on the net, which has too 
 made. Rows are drawn, and a validation row comes to twenty training rows.
 
 Times are seconds of the processor on one thread, which a busy machine does not change much. Methods are called turn by
-turn, and the multiple is the median over rounds of a call's time by that of IP in the same round; a method whose first
-call takes more than two seconds is called once, between three calls of IP. What a call costs whatever its size, some
-2 ms for a linear model and 15 ms for a net, is in all times: it lowers the multiples of a net somewhat, and flattens
-the slopes of the quick methods.
+turn, and the multiple is the median over seven rounds of a call's time by that of IP in the same round; a method whose
+first call takes more than two seconds has five rounds of its own, each time between three calls of IP. What a call
+costs whatever its size, some 2 ms for a linear model and 15 ms for a net, is in all times: it lowers the multiples of a
+net somewhat, and flattens the slopes of the quick methods. Beside the methods stand what a random order costs, the loss
+of the rows under the fitted model, and cleanlab's lowest margins with their five fits.
 
 What refits is run on few rows, where its fits are counted (Shapley values in two orders of the rows of their hundred),
 and put in proportion for the task: **extrapolated, not run**, at the time of one fit of the task, which for Shapley

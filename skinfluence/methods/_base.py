@@ -124,7 +124,9 @@ def _one_at_a_time(objective: BoundObjective, snapshots: list[tuple[float, np.nd
     """Each snapshot's gradient and direction are made when it is its turn, and gone when it was."""
     for weight, params, solve in snapshots:
         (g,) = objective.gradients([params])
-        yield weight, params, solve(g)
+        u = solve(g)
+        del g  # of a large net it is as large as all else
+        yield weight, params, u
 
 
 def _made_at(preconditioner: Preconditioner, problem: TrainingProblem, params: np.ndarray) -> tuple[Solve, Any]:

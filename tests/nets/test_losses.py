@@ -655,6 +655,53 @@ def test_methods_that_need_a_second_derivative_refuse_a_kink():
         influence_scores(net, X, y, method="exact")
 
 
+class Speech(nn.Module):
+    """Log-probabilities of three signs and the blank at each of six times."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.head = nn.GRU(D, 5, batch_first=True), nn.Linear(5, 4)
+
+    def forward(self, x):
+        return torch.log_softmax(self.head(self.inner(x[:, None].expand(-1, 6, -1).cumsum(1))[0]), dim=2)
+
+
+def ctc(out, y):
+    n, length, _ = out.shape
+    lengths = torch.full((n,), length), torch.full((n,), y.shape[1])
+    return nnf.ctc_loss(out.transpose(0, 1), y, *lengths, reduction="none").mean()
+
+
+class Transcribing(skorch.NeuralNet):
+    def get_loss(self, y_pred, y_true, *args, **kwargs):
+        return ctc(y_pred, y_true)
+
+
+def transcripts(rng, n):
+    return rng.randint(1, 4, (n, 2))
+
+
+def test_ctc_has_gradients_and_no_second_derivative():
+    """torch has neither its forward mode nor the derivative of its gradient."""
+    rng = np.random.RandomState(0)
+    torch.manual_seed(0)
+    module = Speech().double()
+    X, y, X_val, y_val = (
+        rng.standard_normal((N, D)),
+        transcripts(rng, N),
+        rng.standard_normal((4, D)),
+        transcripts(rng, 4),
+    )
+    net = Transcribing(module, nn.CTCLoss, max_epochs=0, train_split=None, verbose=0).fit(X, y)
+    wanted = truth.ip(net.module_, ctc, X, y, X_val, y_val)
+    norms = (truth.row_gradients(net.module_, ctc, X, y) ** 2).sum(axis=1)
+    for one in (net, (net.module_, ctc)):
+        close(influence_scores(one, X, y, X_val, y_val), wanted)
+        close(influence_scores(one, X, y, method="self_tracin"), -norms / N)
+        with pytest.raises(TypeError, match=r"no second derivative in torch .*Take a method that needs none"):
+            influence_scores(one, X, y, X_val, y_val, method="cg")
+
+
 # --- scikit-learn's MLPs ----------------------------------------------------------------------------------------------
 
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "logistic": nn.Sigmoid, "identity": nn.Identity}
@@ -927,6 +974,20 @@ def test_random_numbers_that_a_get_loss_draws_are_put_back_once_its_weights_are_
     assert torch.equal(torch.get_rng_state(), before)
     scores = influence_scores(net, X, y, X_val, y_val)
     close(scores, influence_scores((net.module_, nn.CrossEntropyLoss(weight=WEIGHT)), X, y, X_val, y_val))
+
+
+@pytest.mark.parametrize("method", ["ip", "self_tracin", "exact", "ip_ensemble"])
+@pytest.mark.parametrize("draw", [torch.rand, np.random.rand], ids=["torch", "numpy"])
+def test_random_numbers_that_a_loss_draws_are_put_back(draw, method):
+    def loss(out, y):
+        draw(3)
+        return nnf.cross_entropy(out, y)
+
+    module, X, y, X_val, y_val = drawn(BARE[0])
+    before, numpy_before = torch.get_rng_state(), np.random.get_state()
+    influence_scores((module, loss), X, y, X_val, y_val, method=method, random_state=0)
+    assert torch.equal(torch.get_rng_state(), before)
+    np.testing.assert_array_equal(np.random.get_state()[1], numpy_before[1])
 
 
 class Centred(skorch.NeuralNetClassifier):

@@ -280,7 +280,7 @@ class NetLoss:
         return not isinstance(criterion, _NO_CURVATURE) and not flat
 
     def value(self, F: np.ndarray, y: np.ndarray) -> np.ndarray:
-        with torch.no_grad():
+        with self.model.net.still(), torch.no_grad():
             return self._numpy(self.rowwise.values(*self.asked(self.tensor(F), y)), F)
 
     def gradient(self, F: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -288,13 +288,13 @@ class NetLoss:
         D = None if self.from_raw is not None else self.rowwise.slope(*self.asked(f, y))
         if D is not None:
             return self._numpy(D.reshape(F.shape), F)
-        with torch.inference_mode(False), torch.enable_grad():
+        with self.model.net.still(), torch.enable_grad():
             f.requires_grad_()
             (g,) = torch.autograd.grad(self.rowwise.total(*self.asked(f, y)), f)
         return self._numpy(g, F)
 
     def hessian_product(self, F: np.ndarray, y: np.ndarray, V: np.ndarray) -> np.ndarray:
-        with torch.inference_mode(False), torch.enable_grad():
+        with self.model.net.still(), torch.enable_grad():
             f = self.tensor(F).requires_grad_()
             raw = self._normalised(f) if self.as_logits else f
             (g,) = torch.autograd.grad(self.rowwise.total(*self.asked(raw, y)), f, create_graph=True)
@@ -306,7 +306,15 @@ class NetLoss:
                         "that needs no second derivative, such as 'ip', 'self_tracin' or 'trak'."
                     )
                 return np.zeros_like(F)
-            (h,) = torch.autograd.grad((g * self.tensor(V)).sum(), f)
+            try:
+                (h,) = torch.autograd.grad((g * self.tensor(V)).sum(), f)
+            except RuntimeError as error:  # what torch raises where a derivative is missing has no class of its own
+                if "is not implemented" not in str(error):
+                    raise
+                raise TypeError(
+                    f"The loss of {self.model.net.name} has no second derivative in torch ({error}). Take a method "
+                    "that needs none, such as 'ip', 'ip_ensemble', 'self_tracin', 'datainf' or 'trak'."
+                ) from error
         return self._numpy(h, F)
 
     def _normalised(self, f: torch.Tensor) -> torch.Tensor:
