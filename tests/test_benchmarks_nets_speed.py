@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 pytest.importorskip("torch")
 
-from benchmarks import _net_peers, _nets, _runner, nets_speed
+from benchmarks import _memory, _net_memory, _net_peers, _nets, _runner, nets_speed
 
 MLP = nets_speed.WIDE_MLP
 
@@ -59,6 +60,40 @@ def test_a_package_that_takes_long_is_not_timed(monkeypatch):
     (row,) = nets_speed.time_net(small_case(), [nets_speed.Line("vmap", _nets.by_vmap, "all")], 0.05, 1)
     assert "ms" not in row
     assert row["reason"] == "over 0 s for 60 rows"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").is_file(), reason="needs Linux's count of resident memory")
+def test_a_score_takes_no_memory_beyond_a_forward_pass_and_none_that_grows_with_the_rows():
+    """A forward pass of 20,000 rows at once keeps 39 MiB of activations; gradients of the rows would take 7 GiB."""
+
+    def needed(call, share=1):
+        found = _memory.in_fresh_process(_net_memory.extra, 1, False, call, share, environment=_memory.FREED_AT_ONCE)
+        assert (found["net"], found["rows"]) == (MLP, 20_000 // share)
+        return found["resident"]
+
+    forward = needed(_net_memory.FORWARD)
+    for call in ("ip", "self_tracin"):
+        whole = needed(call)
+        assert whole < 0.75 * forward, call
+        assert whole - needed(call, 4) < 4, call  # outputs, cotangents and scores of 15,000 rows
+
+
+def test_the_table_of_memory_is_of_every_net_and_call():
+    rows = [
+        {"net": net, "call": call, "rows": 200, "fewer_rows": 50, "parameters": 0.4, "resident": mib, "of_fewer": 1.0}
+        for net in (MLP, "ResNet-18")
+        for call, mib in ((_net_memory.FORWARD, 40.0), ("ip", 20.0), ("self_tracin", 44.0), ("ip_ensemble", 8.0))
+    ]
+    assert _net_memory.table(rows)[1] == {
+        "net": MLP, "call": "ip", "rows": "200", "MiB": "20.0", "of a quarter of the rows": "1.0",
+        "parameters, MiB": "0.40",
+    }  # fmt: skip
+    found = {gate["gate"]: (gate["value"], gate["passed"]) for gate in _net_memory.gates(rows)}
+    assert found == {
+        f"{MLP}: MiB of {call} / {_net_memory.FORWARD}": (value, passed)
+        for call, value, passed in (("ip", 0.5, True), ("self_tracin", 1.1, False), ("ip_ensemble", 0.2, True))
+    }
 
 
 def stored_row(call: str, ratio: float | None, whole: float | None, **more):

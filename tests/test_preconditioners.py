@@ -9,6 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import scipy.fft
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn import config_context
 from sklearn.exceptions import ConvergenceWarning
@@ -40,6 +42,7 @@ from skinfluence.preconditioners import (
 )
 from skinfluence.preconditioners._base import on_free, require_room
 from skinfluence.preconditioners._passes import LayerPasses
+from skinfluence.preconditioners._series import Series
 
 N = 60
 
@@ -725,6 +728,49 @@ def test_the_recursion_over_batches():
 def test_relative_residuals():
     V = np.array([[3.0, 0.0, 0.0], [4.0, 0.0, 2.0]])
     assert_allclose(lissa._relative(V / 2, V), [0.5, 0.0, 0.5])
+
+
+@given(
+    seed=st.integers(0, 1000),
+    depth=st.integers(1, 60),
+    log_tol=st.floats(-12, -0.05),
+    scale=st.sampled_from([0.55, 0.8, 1.0, 3.0]),
+    damping=st.sampled_from([0.0, 0.03]),
+)
+def test_a_series_is_what_the_recursion_comes_to(seed, depth, log_tol, scale, damping):
+    """Directions without curvature, of the top, and beyond the scale, where terms change their sign."""
+    rng = np.random.RandomState(seed)
+    Q = np.linalg.qr(rng.standard_normal((5, 5)))[0]
+    A = (Q * [0.0, 1e-9, 0.1, 0.7, 1.0]) @ Q.T
+    V = np.column_stack([rng.standard_normal((5, 3)), Q[:, 0], Q[:, 4], np.zeros(5)])
+    found = Series(A, damping, scale)
+    assert found.settles
+    U, steps, residual = found.solve(V, depth, 10.0**log_tol)
+    wanted, wanted_steps, wanted_residual = lissa._over_all(lambda W: A @ W, V, damping, scale, depth, 10.0**log_tol)
+    assert_allclose(U, wanted, rtol=1e-8, atol=1e-8)
+    assert_allclose(residual, wanted_residual, rtol=1e-6, atol=1e-13)
+    assert steps == wanted_steps
+
+
+def test_a_series_that_grows_is_left_to_the_recursion():
+    for value, scale in ((-0.1, 1.0), (1.0, 0.4)):
+        assert not Series(np.diag([0.5, value]), 0.0, scale).settles
+    assert Series(np.diag([0.5, -1e-13]), 0.0, 1.0).settles  # no curvature, but for rounding
+
+
+@pytest.mark.parametrize("scale", ["auto", 0.6])
+def test_many_right_hand_sides_are_solved_by_the_eigenvectors_of_the_hessian(scale, monkeypatch):
+    problem = make("multinomial")
+    p = int(problem.free.sum())
+    assert p == problem.n_params
+    V = np.random.RandomState(0).standard_normal((p, p + 1))
+    solve, report = lissa.LiSSAInverse(0.02, scale, depth=80).at(problem, problem.params)
+    found = solve(V)
+    assert report["depth"] > 1
+    alone = np.column_stack([solve(v) for v in V.T[:3]])  # by the recursion, one after the other
+    assert_allclose(alone, found[:, :3], rtol=1e-8, atol=1e-10)
+    monkeypatch.setattr(lissa, "_over_all", None)
+    assert_allclose(lissa.LiSSAInverse(0.02, scale, depth=80).at(problem, problem.params)[0](V), found)
 
 
 def test_dampings_and_scales_of_lissa():

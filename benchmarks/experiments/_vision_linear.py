@@ -33,6 +33,8 @@ TRUSTED_METHODS = (
     "ip", "ip_ensemble", "exact", "cg", "lissa", "arnoldi", "datainf", "ekfac", "trak", "tracin", "tda", "gex",
     "self_tracin", "knn_shapley",
 )  # fmt: skip
+#: The same, in a part of their own: they came later.
+OTHERS = ("self_lissa",)
 #: Scored by InfluenceSelector, which is given no validation rows.
 CROSS_METHODS = ("ip", "ip_ensemble", "exact", "datainf", "ekfac", "trak", "self_tracin")
 #: Methods of which the removal rate is swept.
@@ -77,6 +79,10 @@ class Scored:
     scores: np.ndarray
     seconds: float
     keep: np.ndarray | None = None
+
+    @property
+    def kept(self) -> np.ndarray:
+        return lowest_removed(self.scores) if self.keep is None else self.keep
 
 
 @lru_cache(maxsize=1)
@@ -127,7 +133,7 @@ def one_seed(noise: str, seed: int, data_home: Home, sizes: Sizes) -> list[dict[
         kept, of_protocol = {}, []
         for one in scored:
             found = common | {"protocol": protocol, "method": one.method, "seconds": one.seconds}
-            kept[one.method] = keep = lowest_removed(one.scores) if one.keep is None else one.keep
+            kept[one.method] = keep = one.kept
             of_protocol.append(found | judge.of(keep) | detection(one.scores, split.wrong))
             last = of_protocol[-1]
             print(noise, seed, protocol, one.method, f"{one.seconds:.1f} s {last['accuracy']:.4f}", flush=True)
@@ -219,7 +225,13 @@ def trusted_scores(split: Split, fitted: LogisticRegression, seed: int, sizes: S
     yield Scored(RANDOM, random_scores(split, seed), 0.0)
     began = time.perf_counter()
     yield Scored(LOSS, -row_loss(fitted.predict_proba(split.X), split.y), time.perf_counter() - began)
-    for name in TRUSTED_METHODS:
+    yield from _trusted(TRUSTED_METHODS, split, fitted, seed, sizes)
+
+
+def _trusted(
+    names: tuple[str, ...], split: Split, fitted: LogisticRegression, seed: int, sizes: Sizes
+) -> Iterator[Scored]:
+    for name in names:
         method = configured(name, split, fitted, sizes)
         began = time.perf_counter()
         yield Scored(name, score(split, fitted, method, seed), time.perf_counter() - began)
@@ -274,6 +286,18 @@ def cross_fitted_scores(split: Split, head: Head, seed: int) -> Iterator[Scored]
         yield Scored(name, scores, fitting + time.perf_counter() - began)
         if name == "exact":
             yield Scored(AUTO, scores, fitting + time.perf_counter() - began, keep=scores >= 0)
+
+
+def others(noise: str, seed: int, data_home: Home, sizes: Sizes) -> list[dict[str, Any]]:
+    """What `OTHERS` do, with the draw of `one_seed`."""
+    split = draw(noise, seed, data_home, sizes)
+    fitted = unfitted(sizes).fit(split.X, split.y)
+    judge, rows = Judge(split, fitted), []
+    for one in _trusted(OTHERS, split, fitted, seed, sizes):
+        found = {"part": "linear", "noise": noise, "seed": seed, "protocol": TRUSTED, "method": one.method}
+        rows.append(found | {"seconds": one.seconds} | judge.of(one.kept) | detection(one.scores, split.wrong))
+        print(noise, seed, TRUSTED, one.method, f"{one.seconds:.1f} s {rows[-1]['accuracy']:.4f}", flush=True)
+    return rows
 
 
 def baselines_swept(noise: str, seed: int, data_home: Home, sizes: Sizes) -> list[dict[str, Any]]:

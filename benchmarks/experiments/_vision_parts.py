@@ -16,7 +16,7 @@ from ._vision_net import NetSizes
 LINEAR = "linear"
 #: What a net's part is called in which the baselines are that train on folds.
 FOLDS = ", folds"
-#: In which those methods are that the net's own part leaves out for their cost.
+#: In which methods are that the model's own part leaves out.
 OTHERS = ", others"
 #: In which random removal and cleanlab of the linear head are, at every rate.
 RATES = ", rates"
@@ -38,7 +38,9 @@ AllSizes = tuple[Sizes, Mapping[str, NetSizes]]
 
 def parts(linear_seeds: range, nets: Mapping[str, Runs]) -> list[Part]:
     """(linear head or net, its kind of part after its name; noise; seed) of every part."""
-    found = [(f"{LINEAR}{kind}", noise, seed) for kind in ("", RATES) for seed in linear_seeds for noise in NOISES]
+    found = [
+        (f"{LINEAR}{kind}", noise, seed) for kind in ("", RATES, OTHERS) for seed in linear_seeds for noise in NOISES
+    ]
     return found + [
         (f"{net}{kind}", noise, seed)
         for net, runs in nets.items()
@@ -54,8 +56,12 @@ def compute(part: Part, data_home: Home, sizes: AllSizes) -> list[dict[str, Any]
     model, kind = _model_and_kind(name)
     began = time.perf_counter()
     if model == LINEAR:
-        of_head = _vision_linear.baselines_swept if kind == RATES else _vision_linear.one_seed
-        rows = of_head(noise, seed, data_home, sizes[0])
+        of_head = {
+            "": _vision_linear.one_seed,
+            RATES: _vision_linear.baselines_swept,
+            OTHERS: _vision_linear.others,
+        }
+        rows = of_head[kind](noise, seed, data_home, sizes[0])
     else:
         of_net = {"": _vision_net.one_seed, FOLDS: _vision_net.folds, OTHERS: _vision_net.others}[kind]
         rows = of_net(model, noise, seed, data_home, sizes[1][model])

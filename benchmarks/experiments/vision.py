@@ -22,16 +22,17 @@ Protocols: "clean validation rows" scores in-sample, through the model that was 
 rows with true labels, as the paper does; "cross-fitted" has no true label at all: the package's default, each row
 scored by a model of the other four fifths, under a loss that bears wrong labels. The per-row loss is that of the fitted
 model in the first, and out of fold in the second. cleanlab removes what it takes for wrong, or the 5 % of lowest
-normalised margin. "exact, auto" removes the rows with a negative score. "tracin" and "tda" of the head have checkpoints
-after 2, 5 and 10 iterations of its fit, which is L-BFGS, and the end. Self-LiSSA is left out: it solves a system for
-each training row. Cross-fitted, which takes five models a score, the head has no cg (which is exact on it), LiSSA,
-Arnoldi, TracIn, TDA and GEX, for their time. The nets have no sweeps, and three seeds, for one takes twenty minutes and
-more; their CG (10 iterations), LiSSA (15 steps of 200 rows), Arnoldi (rank 10), TRAK (16 projections) and GEX (4
-members, 50 steps) are cut to a few times the cost of the others. The C that the pretrained net's last layer begins with
-is of four the best with wrong labels. Cross-fitted, nets have the per-row loss and cleanlab alone, the ResNet-9
-nothing; of that and the pretrained one, where a score takes a minute, only a few methods were run. Random removal and
-cleanlab, which are the same under both protocols, stand in the tables of both. AUROC and AP take low scores for wrong
-labels.
+normalised margin (where the rate is swept, the rows of lowest margin at each rate). "exact, auto" removes the rows with
+a negative score. "tracin" and "tda" of the head have checkpoints after 2, 5 and 10 iterations of its fit, which is
+L-BFGS, and the end. Cross-fitted, which takes five models a score, the head has no cg (which is exact on it), LiSSA,
+Arnoldi, TracIn, TDA, GEX and Self-LiSSA, for their time. The nets have no sweeps, no Self-LiSSA, which solves a system
+for each row, and three seeds, for one takes twenty minutes and more; their CG (10 iterations), LiSSA (15 steps of 200
+rows), Arnoldi (rank 10), TRAK (16 projections) and GEX (4 members, 50 steps) are cut to a few times the cost of the
+others. The pretrained net has of those GEX alone, and no TDA: of one draw CG took four minutes, and LiSSA was stopped
+after twenty. The C that its last layer begins with is of four the best with wrong labels. The ResNet-9 has a few
+methods, two seeds and no cleanlab: there was a graphics card for a quarter of an hour. Cross-fitted, nets have the
+per-row loss and cleanlab alone, the ResNet-9 nothing. Random removal and cleanlab, which are the same under both
+protocols, stand in the tables of both. AUROC and AP take low scores for wrong labels.
 """
 
 from __future__ import annotations

@@ -59,8 +59,9 @@ class SelfLiSSA(BaseEstimator):
     -----
     Cost: one right-hand side for each of the n rows, up to ``n * depth`` products with the Hessian, so that it grows
     with n². Where there are few parameters (and ``batch_size`` is None) the p products that make the Hessian are taken
-    once, and a step is a product of ``(p, p)`` and ``(p, n)`` arrays. Rows are solved in blocks that keep within
-    ``sklearn.get_config()["working_memory"]``, one after the other; ``n_jobs`` changes nothing.
+    once, and all steps together are two products of ``(p, p)`` and ``(p, n)`` arrays, by its eigenvectors. Rows are
+    solved in blocks that keep within ``sklearn.get_config()["working_memory"]``, one after the other; ``n_jobs``
+    changes nothing.
 
     It fails where LiSSA does, and where many rows have gradients of the same size: the ranking is then one of
     leverage.

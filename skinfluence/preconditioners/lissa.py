@@ -18,6 +18,7 @@ from sklearn.utils import check_random_state, check_scalar
 from ..models import LinearModel
 from ..operators import TrainingProblem, warn_unless_minimum
 from ._base import Solve, on_free
+from ._series import Series
 from .cg import NET_DAMPING, check_damping, mean_eigenvalue, warn_of_damping
 
 Times = Callable[[np.ndarray], np.ndarray]
@@ -71,7 +72,8 @@ class LiSSAInverse(BaseEstimator):
     what was solved for.
 
     Many right-hand sides at once are served by the p products that make H, where those are a tenth of what the
-    recursion may take and H fits into a quarter of ``sklearn.get_config()["working_memory"]``.
+    recursion may take and H fits into a quarter of ``sklearn.get_config()["working_memory"]``; where they are p and
+    more, by its eigenvectors too, in which the sum of any number of steps is that of a geometric series.
 
     Source: Agarwal, Bullins and Hazan, "Second-Order Stochastic Optimization for Machine Learning in Linear Time", JMLR
     2017; Koh and Liang, "Understanding Black-box Predictions via Influence Functions", ICML 2017, section 3.
@@ -129,6 +131,7 @@ class LiSSAInverse(BaseEstimator):
             "residual": 0.0,
         }
         dense: list[np.ndarray] = []
+        series: list[Series] = []
 
         def product(V: np.ndarray) -> np.ndarray:
             if not dense and self._better_dense(n_free, V.shape[1]):
@@ -145,7 +148,12 @@ class LiSSAInverse(BaseEstimator):
                 U = np.mean(runs, axis=0)
                 steps, residual = self.depth, float(_relative(V - product(U) - damping * U, V).max(initial=0.0))
             else:
-                U, steps, residual = _over_all(product, V, damping, scale, self.depth, self.tol)
+                if not series and V.shape[1] >= n_free and self._better_dense(n_free, V.shape[1]):
+                    series.append(Series(times(np.eye(n_free)), damping, scale))
+                if series and series[0].settles:
+                    U, steps, residual = series[0].solve(V, self.depth, self.tol)
+                else:
+                    U, steps, residual = _over_all(product, V, damping, scale, self.depth, self.tol)
             report.update(depth=max(steps, report["depth"]), residual=max(residual, report["residual"]))
             if residual > max(_UNSOLVED_BY_BATCHES if batched else _UNSOLVED, self.tol):
                 _warn_unsolved(steps, residual, batched)
