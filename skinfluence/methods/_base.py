@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,7 +14,10 @@ from .._seeds import seeded, unseeded
 from ..objectives import BoundObjective
 from ..operators import Directions, Rows, TrainingProblem
 from ..preconditioners import Identity, Preconditioner, Solve
-from ..snapshots import Final, Snapshots
+from ..snapshots import Final, Snapshot, Snapshots
+
+Solves = Iterable[tuple[float, np.ndarray, Solve]]
+"""(weight, parameters, P there) of each snapshot; may be gone through more than once."""
 
 
 class Method(Protocol):
@@ -66,10 +70,13 @@ class GradientMethod(BaseEstimator):
 
     def solves(
         self, problem: TrainingProblem, random_state: np.random.RandomState, n_jobs: int | None
-    ) -> tuple[list[tuple[float, np.ndarray, Solve]], dict[str, Any]]:
+    ) -> tuple[Solves, dict[str, Any]]:
         """(weight, parameters, P there) of each snapshot, and a report."""
         snapshots, preconditioner = self.parts()
         drawn = snapshots.draw(problem, random_state, n_jobs)
+        if isinstance(preconditioner, Identity):
+            solve, report = preconditioner.at(problem, problem.params)
+            return _InTurn(drawn, solve), report if len(drawn) == 1 else {"members": [report] * len(drawn)}
         seeds = random_state.randint(np.iinfo(np.int32).max, size=len(drawn))
         places = [
             (_seeded(preconditioner, int(seed)), problem, params)
@@ -114,19 +121,32 @@ class GradientMethod(BaseEstimator):
         snapshots, report = self.solves(problem, random_state, n_jobs)
         if not problem.fitted.model.linear and effective_n_jobs(n_jobs) == 1:
             return _one_at_a_time(objective, snapshots), report
-        gradients = objective.gradients([params for _, params, _ in snapshots])
-        solves = [(solve, g) for (_, _, solve), g in zip(snapshots, gradients, strict=True)]
+        every = list(snapshots)
+        gradients = objective.gradients([params for _, params, _ in every])
+        solves = [(solve, g) for (_, _, solve), g in zip(every, gradients, strict=True)]
         us = in_threads(_solved, solves, n_jobs)
-        return [(weight, params, u) for (weight, params, _), u in zip(snapshots, us, strict=True)], report
+        return [(weight, params, u) for (weight, params, _), u in zip(every, us, strict=True)], report
 
 
-def _one_at_a_time(objective: BoundObjective, snapshots: list[tuple[float, np.ndarray, Solve]]) -> Directions:
+class _InTurn:
+    """The same P at each of some snapshots, whose parameters may be made when it is their turn."""
+
+    def __init__(self, drawn: Sequence[Snapshot], solve: Solve) -> None:
+        self.drawn, self.solve = drawn, solve
+
+    def __iter__(self) -> Iterator[tuple[float, np.ndarray, Solve]]:
+        # By place: a name for the parameters would keep them until the next are made.
+        return ((*self.drawn[at], self.solve) for at in range(len(self.drawn)))
+
+
+def _one_at_a_time(objective: BoundObjective, snapshots: Solves) -> Directions:
     """Each snapshot's gradient and direction are made when it is its turn, and gone when it was."""
     for weight, params, solve in snapshots:
         (g,) = objective.gradients([params])
         u = solve(g)
         del g  # of a large net it is as large as all else
         yield weight, params, u
+        del params, u  # before those of the next are made
 
 
 def _made_at(preconditioner: Preconditioner, problem: TrainingProblem, params: np.ndarray) -> tuple[Solve, Any]:

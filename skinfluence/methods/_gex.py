@@ -10,9 +10,9 @@ from .._parallel import in_threads
 from ..models import LinearModel
 from ..objectives import BoundObjective
 from ..operators import Rows, TrainingProblem
-from ..preconditioners import Identity, Preconditioner, Solve
+from ..preconditioners import Identity, Preconditioner
 from ..snapshots import SGD, Snapshots
-from ._base import GradientMethod
+from ._base import GradientMethod, Solves
 from ._named import IP
 
 _CONVEX_NOTE = (
@@ -104,7 +104,7 @@ class GEX(GradientMethod):
 
     def solves(
         self, problem: TrainingProblem, random_state: np.random.RandomState, n_jobs: int | None
-    ) -> tuple[list[tuple[float, np.ndarray, Solve]], dict[str, Any]]:
+    ) -> tuple[Solves, dict[str, Any]]:
         """(weight, parameters, identity) of each member, and a report."""
         if self.variant == "loss":
             raise TypeError(

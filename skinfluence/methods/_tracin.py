@@ -9,10 +9,10 @@ import numpy as np
 
 from ..models import LinearModel
 from ..operators import TrainingProblem
-from ..preconditioners import Identity, Preconditioner, Solve
+from ..preconditioners import Identity, Preconditioner
 from ..snapshots import Checkpoints, Final, History, Snapshots
 from ..snapshots._checkpoints import recorded_history
-from ._base import GradientMethod
+from ._base import GradientMethod, Solves
 
 _CONVEX_NOTE = (
     "No checkpoints were given: the fitted model is the only one, with weight 1. For a convex model at its optimum "
@@ -88,7 +88,7 @@ class TracIn(GradientMethod):
 
     def solves(
         self, problem: TrainingProblem, random_state: np.random.RandomState, n_jobs: int | None
-    ) -> tuple[list[tuple[float, np.ndarray, Solve]], dict[str, Any]]:
+    ) -> tuple[Solves, dict[str, Any]]:
         """(weight, parameters, identity) of each checkpoint, and a report."""
         recorded = recorded_history(problem) if self.checkpoints is None else None
         if recorded is not None:

@@ -219,10 +219,12 @@ class TrainingProblem:
         """``scores`` of all directions together, or their sum over one after the other."""
         if self.fitted.model.linear:
             return scores(list(directions))
-        parts = (scores([one]) for one in directions)
-        total = next(parts)
-        for part in parts:
-            total += part
+        total: np.ndarray | None = None
+        for one in directions:
+            part = scores([one])
+            del one  # before the next is made
+            total = part if total is None else np.add(total, part, out=total)
+        assert total is not None
         return total
 
     def score_matrix(self, params: np.ndarray, vs: np.ndarray) -> np.ndarray:

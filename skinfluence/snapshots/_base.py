@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Protocol
 
@@ -20,7 +21,7 @@ class Snapshots(Protocol):
 
     def draw(
         self, problem: TrainingProblem, random_state: np.random.RandomState, n_jobs: int | None = None
-    ) -> list[Snapshot]:
+    ) -> Sequence[Snapshot]:
         """The snapshots of a fitted model, the same for any ``n_jobs``: parts that are made at the same time."""
 
 
@@ -68,13 +69,23 @@ class Dropout(BaseEstimator):
 
     def draw(
         self, problem: TrainingProblem, random_state: np.random.RandomState, n_jobs: int | None = None
-    ) -> list[Snapshot]:
+    ) -> Sequence[Snapshot]:
         check_scalar(self.n_members, "n_members", Integral, min_val=1)
         check_scalar(self.rate, "dropout rate", Real, min_val=0, max_val=1, include_boundaries="left")
         # A seed for each member: a member is the same whichever others are drawn, and wherever it runs.
         seeds = random_state.randint(np.iinfo(np.int32).max, size=self.n_members)
-        return [(1.0 / self.n_members, self._drop(problem.params, seed)) for seed in seeds]
+        return _Members(problem.params, self.rate, [int(seed) for seed in seeds])
 
-    def _drop(self, params: np.ndarray, seed: int) -> np.ndarray:
-        kept = check_random_state(int(seed)).random_sample(params.shape[0]) >= self.rate
-        return params * kept / (1.0 - self.rate)
+
+class _Members(Sequence[Snapshot]):
+    """Each made when it is asked for: of a large net one is as much as memory may hold."""
+
+    def __init__(self, params: np.ndarray, rate: float, seeds: list[int]) -> None:
+        self.params, self.rate, self.seeds = params, rate, seeds
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def __getitem__(self, at: int) -> Snapshot:  # type: ignore[override]  # nobody asks for a slice
+        kept = check_random_state(self.seeds[at]).random_sample(self.params.shape[0]) >= self.rate
+        return 1.0 / len(self), self.params * kept / (1.0 - self.rate)

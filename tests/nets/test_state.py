@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 import tracemalloc
+import weakref
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from skinfluence.methods import IPEnsemble  # noqa: E402
 from skinfluence.models import as_model  # noqa: E402
 from skinfluence.models.nets._memory import is_out_of_memory  # noqa: E402
 from skinfluence.nets import DifferentiableNet  # noqa: E402
+from skinfluence.snapshots import _base as snapshots_base  # noqa: E402
 
 from .cases import CASES  # noqa: E402
 
@@ -300,3 +302,21 @@ def test_scores_of_members_are_the_same_whatever_n_jobs(method):
         for n_jobs in (None, 2)
     )
     np.testing.assert_array_equal(first, second)
+
+
+def test_members_of_an_ensemble_are_in_memory_one_at_a_time(monkeypatch):
+    alive, before = [], []
+    make = snapshots_base._Members.__getitem__
+
+    def noted(self, at):
+        before.append(sum(ref() is not None for ref in alive))
+        weight, params = make(self, at)
+        alive.append(weakref.ref(params))
+        return weight, params
+
+    monkeypatch.setattr(snapshots_base._Members, "__getitem__", noted)
+    module = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 3))
+    rng = np.random.RandomState(0)
+    X, y = rng.standard_normal((30, 4)).astype(np.float32), rng.randint(3, size=30)
+    influence_scores((module, nn.CrossEntropyLoss()), X, y, X, y, method=IPEnsemble(4), random_state=0)
+    assert before == [0] * 4
