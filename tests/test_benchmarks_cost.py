@@ -117,8 +117,11 @@ def test_a_slow_method_is_timed_beside_ip_in_rounds_of_its_own(few, monkeypatch)
     ip_alone = {"ip": task.call("ip", 1), "exact": task.call("exact", 1)}
     assert cost._beside_ip(ip_alone["exact"], ip_alone["ip"]) == (6.0, 2.0)
     slow = {row["method"]: row for row in cost.multiples(task, few)}
-    assert slow["exact"]["calls"] == few.slow_rounds == 3
-    assert slow["exact"]["seconds"] == 6.0
+    assert slow["exact"] == {
+        "task": cost.LINEAR, "method": "exact", "how": cost.MEASURED,
+        "seconds": 6.0, "ratio": 3.0, "ratio_quartiles": [3.0, 3.0], "calls": few.slow_rounds,
+    }  # fmt: skip
+    assert slow["ip"]["ratio"] == 1.0
 
 
 @pytest.mark.parametrize("make", [_cost_tasks.linear_task, _cost_tasks.net_task, _cost_tasks.trained_net_task])

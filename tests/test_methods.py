@@ -133,6 +133,42 @@ def test_members_are_the_same_whichever_others_are_drawn(fitted):
     assert_allclose(few[1][1], many[1][1], rtol=0)
 
 
+def test_members_are_a_sequence_and_each_is_made_once(fitted, monkeypatch):
+    problem = TrainingProblem(as_model(fitted[0]), *fitted[1:3], None)
+    members = Dropout(4, 0.3).draw(problem, np.random.RandomState(7))
+    assert len(members) == 4
+    for found, wanted in zip(members[1:3], list(members)[1:3], strict=True):
+        assert found[0] == wanted[0] == 0.25
+        assert_allclose(found[1], wanted[1])
+    assert_allclose(members[-1][1], list(members)[-1][1])
+    made, own = [], type(members).__getitem__
+    monkeypatch.setattr(type(members), "__getitem__", lambda self, at: made.append(at) or own(self, at))
+    influence_scores(*fitted, method=GradientMethod(Dropout(3), ExactInverse()), random_state=0)
+    assert made == [0, 1, 2, 3]  # the last ends it
+
+
+def test_a_kind_of_identity_is_asked_at_each_snapshot(fitted):
+    class Scaled(Identity):
+        def at(self, problem, params):
+            asked.append(params)
+            return lambda g: g * 2, {}
+
+    asked = []
+    scores = influence_scores(*fitted, method=GradientMethod(Dropout(3, 0.5), Scaled()), random_state=0)
+    assert len(asked) == 3
+    assert not np.array_equal(asked[0], asked[1])
+    assert_allclose(scores, 2 * influence_scores(*fitted, method=IPEnsemble(3, dropout=0.5), random_state=0), rtol=1e-6)
+
+
+def test_snapshots_must_be_some(fitted):
+    class Nothing(Final):
+        def draw(self, problem, random_state, n_jobs=None):
+            return []
+
+    with pytest.raises(ValueError, match=r"Nothing\(\) drew no snapshot"):
+        influence_scores(*fitted, method=GradientMethod(Nothing()))
+
+
 @pytest.mark.parametrize("method", ["ip_ensemble", "exact", GradientMethod(Dropout(3), CGInverse(tol=1e-12))], ids=str)
 def test_same_scores_for_any_jobs_and_memory(fitted, method):
     estimator, X, y, X_val, y_val = fitted

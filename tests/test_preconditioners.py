@@ -758,19 +758,76 @@ def test_a_series_that_grows_is_left_to_the_recursion():
     assert Series(np.diag([0.5, -1e-13]), 0.0, 1.0).settles  # no curvature, but for rounding
 
 
-@pytest.mark.parametrize("scale", ["auto", 0.6])
-def test_many_right_hand_sides_are_solved_by_the_eigenvectors_of_the_hessian(scale, monkeypatch):
-    problem = make("multinomial")
-    p = int(problem.free.sum())
-    assert p == problem.n_params
-    V = np.random.RandomState(0).standard_normal((p, p + 1))
-    solve, report = lissa.LiSSAInverse(0.02, scale, depth=80).at(problem, problem.params)
+def counted(monkeypatch, name):
+    """Calls of a function of `lissa`, which it goes on doing."""
+    calls, own = [], getattr(lissa, name)
+
+    def noted(*args, **kwargs):
+        calls.append(args)
+        return own(*args, **kwargs)
+
+    monkeypatch.setattr(lissa, name, noted)
+    return calls
+
+
+@pytest.mark.parametrize("scale", ["auto", 3.0])
+@pytest.mark.parametrize("kind", ["multinomial", "lasso"])  # of whose parameters some are held at zero
+def test_many_right_hand_sides_are_solved_by_the_eigenvectors_of_the_hessian(kind, scale, monkeypatch):
+    problem = make(kind)
+    V = gradients(problem).T
+    calls = counted(monkeypatch, "_over_all")
+    inverse = LiSSAInverse(0.02, scale, depth=80, tol=1e-3)
+    solve, report = inverse.at(problem, problem.params)
     found = solve(V)
+    assert not calls
     assert report["depth"] > 1
-    alone = np.column_stack([solve(v) for v in V.T[:3]])  # by the recursion, one after the other
-    assert_allclose(alone, found[:, :3], rtol=1e-8, atol=1e-10)
-    monkeypatch.setattr(lissa, "_over_all", None)
-    assert_allclose(lissa.LiSSAInverse(0.02, scale, depth=80).at(problem, problem.params)[0](V), found)
+    alone, single_report = inverse.at(problem, problem.params)
+    assert_allclose(alone(V[:, :1]), found[:, :1], rtol=1e-8, atol=1e-10)
+    assert len(calls) == 1
+    assert single_report["depth"] <= report["depth"]
+    assert_allclose(solve(V[:, 0]), found[:, 0], rtol=1e-12)  # what is made serves one column too
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_zero_curvature_in_single_precision_is_no_negative_one(seed, monkeypatch):
+    """Class scores may move together without any change, and the products' rounding is that of the table."""
+    rng = np.random.RandomState(seed)
+    X, y = rng.standard_normal((80, 4)).astype(np.float32), rng.randint(3, size=80)
+    fitted = as_model(LogisticRegression(tol=1e-6).fit(X, y))
+    problem = TrainingProblem(fitted, X, y, None)
+    calls = counted(monkeypatch, "_over_all")
+    LiSSAInverse(depth=5000).at(problem, problem.params)[0](gradients(problem).T)
+    assert not calls
+
+
+@pytest.mark.parametrize("widths", [(30, 30), (10, 30), (10, 4, 4)])
+@pytest.mark.parametrize("scale", [1.0, 0.4])  # the second is beyond what settles
+def test_the_hessian_is_made_once(widths, scale):
+    A, wide = matrix([0.1, 0.5, 1.0] * 4), []
+
+    def times(V):
+        wide.extend([V.shape[1]] * (V.shape[1] == 12))
+        return A @ V
+
+    hessian = lissa._Hessian(times, 12, 1000)
+    for width in widths:
+        V = np.ones((12, width))
+        series = hessian.series(V, 0.0, scale, 0.0)
+        if series is None:
+            assert_allclose(hessian.product(V), A @ V)
+        assert (series is None) == (scale == 0.4 or hessian.columns < 12)
+    assert wide == [12]
+
+
+def test_right_hand_sides_of_any_size():
+    problem = make("binary")
+    solve, _ = LiSSAInverse(0.02).at(problem, problem.params)
+    V = np.random.RandomState(0).standard_normal((problem.n_params, 30))
+    assert_allclose(solve(1e200 * V), 1e200 * solve(V), rtol=1e-10)
+    V[0, 3] = np.nan
+    with pytest.raises(ValueError, match="NaN or inf to solve for"):
+        solve(V)
 
 
 def test_dampings_and_scales_of_lissa():
@@ -793,13 +850,17 @@ def test_dampings_and_scales_of_lissa():
 
 
 def test_many_right_hand_sides_are_served_by_a_dense_hessian():
-    inverse = LiSSAInverse(depth=100)
-    assert not inverse._better_dense(10, 1)
-    assert inverse._better_dense(20, 2)
-    assert not inverse._better_dense(21, 2)
+    def is_made(p, n_columns):
+        hessian = lissa._Hessian(lambda V: 2 * V, p, 100)
+        assert_array_equal(hessian.product(np.ones((p, n_columns))), 2)
+        return hessian.made is not None
+
+    assert not is_made(10, 1)
+    assert is_made(20, 2)
+    assert not is_made(21, 2)
     with config_context(working_memory=4 * 8 * 100 / 2**20):
-        assert inverse._better_dense(10, 2)
-        assert not inverse._better_dense(11, 2)
+        assert is_made(10, 2)
+        assert not is_made(11, 2)
 
 
 @pytest.mark.parametrize(

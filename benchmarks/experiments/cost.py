@@ -183,12 +183,15 @@ def multiples(task: Task, sizes: Sizes) -> list[dict[str, Any]]:
     baselines = [name for name in BASELINES if name != CLEANLAB or find_spec("cleanlab")]
     calls = {name: task.baseline(name) for name in baselines}
     calls |= {name: task.call(name, sizes.gex_steps) for name in names}
-    first = {name: seconds(call) for name, call in calls.items()}  # imports, and what is kept for the next call
-    quick = [name for name in calls if first[name] <= SLOW]
+    for name in (*baselines, IP):
+        calls[name]()  # imports, and what is kept for the next call
+    first = {name: seconds(call) for name, call in calls.items()}
+    quick = [name for name in calls if first[name] <= SLOW or name == IP]
     rounds = [{name: seconds(calls[name]) for name in quick} for _ in range(sizes.rounds)]
     pairs = {name: [(one[name], one[IP]) for one in rounds] for name in quick}
-    for name in set(calls) - set(quick):
-        pairs[name] = [_beside_ip(calls[name], calls[IP]) for _ in range(sizes.slow_rounds)]
+    for name in calls:
+        if name not in quick:
+            pairs[name] = [_beside_ip(calls[name], calls[IP]) for _ in range(sizes.slow_rounds)]
     rows = []
     for name in calls:
         times, ratios = [time_ for time_, _ in pairs[name]], [time_ / ip for time_, ip in pairs[name]]

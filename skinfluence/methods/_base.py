@@ -74,9 +74,12 @@ class GradientMethod(BaseEstimator):
         """(weight, parameters, P there) of each snapshot, and a report."""
         snapshots, preconditioner = self.parts()
         drawn = snapshots.draw(problem, random_state, n_jobs)
-        if isinstance(preconditioner, Identity):
+        if not len(drawn):
+            raise ValueError(f"{snapshots!r} drew no snapshot of the model, at which gradients could be taken.")
+        if type(preconditioner) is Identity:  # a subclass may look at the parameters
             solve, report = preconditioner.at(problem, problem.params)
             return _InTurn(drawn, solve), report if len(drawn) == 1 else {"members": [report] * len(drawn)}
+        drawn = list(drawn)  # each made once
         seeds = random_state.randint(np.iinfo(np.int32).max, size=len(drawn))
         places = [
             (_seeded(preconditioner, int(seed)), problem, params)

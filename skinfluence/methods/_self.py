@@ -108,7 +108,7 @@ class SelfLiSSA(BaseEstimator):
         inverse = LiSSAInverse(**self.get_params(deep=False), random_state=seed)
         solve, report = inverse.at(problem, problem.params)
         scores = np.empty(len(rows))
-        # Six arrays (p, rows of a block) are alive at once in the recursion.
+        # At most six arrays (p, rows of a block) are alive at once.
         step = max(int(get_config()["working_memory"] * 2**20) // (6 * 8 * problem.n_params), 1)
         for start in range(0, len(rows), step):
             block = range(start, min(start + step, len(rows)))

@@ -17,26 +17,30 @@ class Series:
     Parameters
     ----------
     H : ndarray of shape (p, p)
-        Symmetric.
+        Symmetric, but for rounding.
     damping, scale : float
+    rounding : float, default=0
+        How far below zero, in units of the scale, an eigenvalue may lie that is zero but for rounding.
     """
 
-    def __init__(self, H: np.ndarray, damping: float, scale: float) -> None:
-        values, self.vectors = linalg.eigh((H + H.T) / 2)
+    def __init__(self, H: np.ndarray, damping: float, scale: float, rounding: float = 0.0) -> None:
+        values, self.vectors = linalg.eigh((H + H.T) / 2, overwrite_a=True)
         self.scale = scale
         self.shrunk = (values + damping) / scale
         # A number that is not smaller than one in size does not become small: there the recursion grows.
-        self.settles = bool(self.shrunk[0] > -_ROUNDING and self.shrunk[-1] < 2.0)
-        self.shrunk = np.maximum(self.shrunk, 0.0)
+        self.settles = bool(self.shrunk[0] > -max(rounding, _ROUNDING) and self.shrunk[-1] < 2.0)
         with np.errstate(divide="ignore"):  # what is done with after one step
             self.log_factor = np.log1p(-np.where(self.shrunk < 1, self.shrunk, 2 - self.shrunk))
 
     def solve(self, V: np.ndarray, depth: int, tol: float) -> tuple[np.ndarray, int, float]:
-        """Solutions ``(p, m)``, most steps made, and the worst relative residual, as the recursion has them.
+        """Solutions ``(p, m)`` for a finite V, most steps made, and the worst relative residual, as the recursion has
+        them.
 
         Each column takes the first number of steps after which its residual is at most ``tol``, or ``depth``.
         """
-        C = self.vectors.T @ V
+        unit = np.abs(V).max(axis=0)
+        unit[unit == 0] = 1.0
+        C = self.vectors.T @ (V / unit)
         squares = C * C
         sizes = np.sqrt(squares.sum(axis=0))
         few, many = np.ones(V.shape[1], dtype=np.intp), np.full(V.shape[1], depth, dtype=np.intp)
@@ -46,7 +50,7 @@ class Series:
             many, few = np.where(done, middle, many), np.where(done, few, np.minimum(middle + 1, many))
         residual = float(self._residuals(squares, sizes, many).max(initial=0.0))
         C *= self._sums(many)
-        return self.vectors @ C / self.scale, int(many[sizes > 0].max(initial=0)), residual
+        return self.vectors @ C * (unit / self.scale), int(many[sizes > 0].max(initial=0)), residual
 
     def _residuals(self, squares: np.ndarray, sizes: np.ndarray, steps: np.ndarray) -> np.ndarray:
         left = np.exp(np.multiply.outer(2 * self.log_factor, steps))

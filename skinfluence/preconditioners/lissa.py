@@ -130,40 +130,32 @@ class LiSSAInverse(BaseEstimator):
             "depth": 0,
             "residual": 0.0,
         }
-        dense: list[np.ndarray] = []
-        series: list[Series] = []
-
-        def product(V: np.ndarray) -> np.ndarray:
-            if not dense and self._better_dense(n_free, V.shape[1]):
-                dense.append(times(np.eye(n_free)))
-            return dense[0] @ V if dense else times(V)
+        hessian = _Hessian(times, n_free, self.depth)
+        rounding = _rounding(problem) * curvature / scale
 
         def solve(g: np.ndarray) -> np.ndarray:
             V = g if g.ndim == 2 else g[:, None]
+            if not np.isfinite(V).all():
+                raise ValueError("LiSSA was given NaN or inf to solve for: a gradient is not finite.")
             if batched:
                 runs = [
                     _over_batches(self._batches(problem, params, int(seed)), V, damping, scale, self.depth)
                     for seed in seeds[:-1]
                 ]
                 U = np.mean(runs, axis=0)
-                steps, residual = self.depth, float(_relative(V - product(U) - damping * U, V).max(initial=0.0))
+                steps, residual = self.depth, float(_relative(V - hessian.product(U) - damping * U, V).max(initial=0.0))
             else:
-                if not series and V.shape[1] >= n_free and self._better_dense(n_free, V.shape[1]):
-                    series.append(Series(times(np.eye(n_free)), damping, scale))
-                if series and series[0].settles:
-                    U, steps, residual = series[0].solve(V, self.depth, self.tol)
+                series = hessian.series(V, damping, scale, rounding)
+                if series is not None:
+                    U, steps, residual = series.solve(V, self.depth, self.tol)
                 else:
-                    U, steps, residual = _over_all(product, V, damping, scale, self.depth, self.tol)
+                    U, steps, residual = _over_all(hessian.product, V, damping, scale, self.depth, self.tol)
             report.update(depth=max(steps, report["depth"]), residual=max(residual, report["residual"]))
             if residual > max(_UNSOLVED_BY_BATCHES if batched else _UNSOLVED, self.tol):
                 _warn_unsolved(steps, residual, batched)
             return U.reshape(g.shape)
 
         return on_free(free, solve), report
-
-    def _better_dense(self, p: int, n_columns: int) -> bool:
-        fits = 8 * p * p <= get_config()["working_memory"] * 2**20 / 4
-        return n_columns > 1 and 10 * p <= n_columns * self.depth and fits
 
     def _check(self) -> None:
         check_damping(self.damping)
@@ -186,7 +178,7 @@ class LiSSAInverse(BaseEstimator):
         self, problem: TrainingProblem, params: np.ndarray, curvature: float, bottom: float
     ) -> tuple[float, float]:
         """``curvature`` bounds the eigenvalues that a step meets; ``bottom`` is an estimate of the Hessian's least."""
-        rounding = 100 * float(np.finfo(problem.rows.X.dtype).eps) * curvature
+        rounding = _rounding(problem) * curvature
         negative = -bottom if bottom < -rounding else 0.0
         if self.damping != "auto":
             damping = check_damping(self.damping)
@@ -214,6 +206,45 @@ class LiSSAInverse(BaseEstimator):
         while True:
             # Each by itself: shuffled passes would tie a batch to those before it, and so bias the recursion.
             yield _times(_batch(problem, rng.randint(n, size=self.batch_size)), params)
+
+
+class _Hessian:
+    """H by its products; by itself once so many columns are asked for at once that those are more work; and by its
+    eigenvectors once p columns were.
+    """
+
+    def __init__(self, times: Times, p: int, depth: int) -> None:
+        self.times, self.p, self.depth = times, p, depth
+        self.made: np.ndarray | None = None
+        self.columns = 0
+        self.settled: Series | None = None
+        self.grows = False
+
+    def product(self, V: np.ndarray) -> np.ndarray:
+        self._make(V.shape[1])
+        return self.times(V) if self.made is None else self.made @ V
+
+    def series(self, V: np.ndarray, damping: float, scale: float, rounding: float) -> Series | None:
+        """What the recursion comes to, where it settles and is not quicker itself."""
+        self.columns += V.shape[1]
+        if self.settled is None and not self.grows and self.columns >= self.p:
+            self._make(V.shape[1])
+            if self.made is not None:
+                found = Series(self.made, damping, scale, rounding)
+                self.grows = not found.settles
+                if found.settles:
+                    self.settled, self.made = found, None
+        return self.settled
+
+    def _make(self, n_columns: int) -> None:
+        fits = 8 * self.p**2 <= get_config()["working_memory"] * 2**20 / 4
+        if self.made is None and n_columns > 1 and 10 * self.p <= n_columns * self.depth and fits:
+            self.made = self.times(np.eye(self.p))
+
+
+def _rounding(problem: TrainingProblem) -> float:
+    """How far below zero, relative to the top, an eigenvalue may come out that is zero."""
+    return 100 * float(np.finfo(problem.rows.X.dtype).eps)
 
 
 def _batch(problem: TrainingProblem, indices: np.ndarray) -> TrainingProblem:

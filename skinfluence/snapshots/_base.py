@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from numbers import Integral, Real
-from typing import Protocol
+from typing import Protocol, overload
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -74,18 +74,27 @@ class Dropout(BaseEstimator):
         check_scalar(self.rate, "dropout rate", Real, min_val=0, max_val=1, include_boundaries="left")
         # A seed for each member: a member is the same whichever others are drawn, and wherever it runs.
         seeds = random_state.randint(np.iinfo(np.int32).max, size=self.n_members)
-        return _Members(problem.params, self.rate, [int(seed) for seed in seeds])
+        return _Members(problem.params, self.rate, [(1.0 / self.n_members, int(seed)) for seed in seeds])
 
 
 class _Members(Sequence[Snapshot]):
     """Each made when it is asked for: of a large net one is as much as memory may hold."""
 
-    def __init__(self, params: np.ndarray, rate: float, seeds: list[int]) -> None:
-        self.params, self.rate, self.seeds = params, rate, seeds
+    def __init__(self, params: np.ndarray, rate: float, drawn: list[tuple[float, int]]) -> None:
+        self.params, self.rate, self.drawn = params, rate, drawn
 
     def __len__(self) -> int:
-        return len(self.seeds)
+        return len(self.drawn)
 
-    def __getitem__(self, at: int) -> Snapshot:  # type: ignore[override]  # nobody asks for a slice
-        kept = check_random_state(self.seeds[at]).random_sample(self.params.shape[0]) >= self.rate
-        return 1.0 / len(self), self.params * kept / (1.0 - self.rate)
+    @overload
+    def __getitem__(self, at: int) -> Snapshot: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[Snapshot]: ...
+
+    def __getitem__(self, at: int | slice) -> Snapshot | Sequence[Snapshot]:
+        if isinstance(at, slice):
+            return _Members(self.params, self.rate, self.drawn[at])
+        weight, seed = self.drawn[at]
+        kept = check_random_state(seed).random_sample(self.params.shape[0]) >= self.rate
+        return weight, self.params * kept / (1.0 - self.rate)
