@@ -33,7 +33,7 @@ TRUSTED_METHODS = (
     "ip", "ip_ensemble", "exact", "cg", "lissa", "arnoldi", "datainf", "ekfac", "trak", "tracin", "tda", "gex",
     "self_tracin", "knn_shapley",
 )  # fmt: skip
-#: The same, in a part of their own: they came later.
+#: The same, in a part of their own: it takes as long as most of those together.
 OTHERS = ("self_lissa",)
 #: Scored by InfluenceSelector, which is given no validation rows.
 CROSS_METHODS = ("ip", "ip_ensemble", "exact", "datainf", "ekfac", "trak", "self_tracin")

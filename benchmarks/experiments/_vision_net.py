@@ -32,6 +32,7 @@ from ._vision_linear import (
     RATE,
     TRUSTED,
     detection,
+    label_quality,
     lowest_removed,
     random_scores,
     row_loss,
@@ -311,11 +312,10 @@ def folds(net: str, noise: str, seed: int, data_home: Home, sizes: NetSizes) -> 
     scored = {LOSS: (loss, lowest_removed(loss, RATE))}
     try:
         from cleanlab.filter import find_label_issues
-        from cleanlab.rank import get_label_quality_scores
     except ModuleNotFoundError:
         print("cleanlab is not installed: left out.")
     else:
-        quality = get_label_quality_scores(split.y, probabilities, method="normalized_margin")
+        quality = label_quality(split, probabilities)
         scored[CLEANLAB_5] = quality, lowest_removed(quality, RATE)
         scored[CLEANLAB] = quality, ~find_label_issues(split.y, probabilities, n_jobs=1)
     common = {"part": net, "noise": noise, "protocol": CROSS, "seed": seed, "rows": len(split.y), "seconds": seconds}
