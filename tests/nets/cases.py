@@ -64,8 +64,9 @@ def untrained_statistics(module: nn.Module) -> nn.Module:
         if isinstance(part, nn.modules.batchnorm._BatchNorm):
             part.running_mean.normal_()
             part.running_var.uniform_(0.5, 2)
-            nn.init.normal_(part.weight)
-            nn.init.normal_(part.bias)
+            if part.affine:
+                nn.init.normal_(part.weight)
+                nn.init.normal_(part.bias)
     return module
 
 
@@ -97,6 +98,19 @@ def cnn_batch_norm() -> nn.Module:
             nn.Linear(16, 3),
         )
     )
+
+
+def batch_norms() -> nn.Module:
+    """With no weights of its own, and with one of the two frozen."""
+    of_bias, of_weight = nn.BatchNorm1d(5), nn.BatchNorm1d(4)
+    net = nn.Sequential(
+        nn.Linear(4, 6), nn.BatchNorm1d(6, affine=False), nn.Tanh(), nn.Linear(6, 5), of_bias, nn.Tanh(),
+        nn.Linear(5, 4), of_weight, nn.Linear(4, 2),
+    )  # fmt: skip
+    untrained_statistics(net)
+    of_bias.weight.requires_grad_(False)
+    of_weight.bias.requires_grad_(False)
+    return net
 
 
 def cnn_group_norm() -> nn.Module:
@@ -319,6 +333,7 @@ CASES = [
     Case("mlp", mlp, numbers(4)),
     Case("mlp_relu", mlp_relu, numbers(4), smooth=False),
     Case("cnn_batch_norm", cnn_batch_norm, numbers(2, 6, 6), smooth=False),
+    Case("batch_norms", batch_norms, numbers(4)),
     Case("cnn_group_norm", cnn_group_norm, numbers(2, 6, 6), smooth=False),
     Case("res_block", ResBlock, numbers(3, 6, 6), smooth=False),
     Case("depthwise", wrapped(lambda: nn.Conv2d(4, 8, 3, groups=4), 72), numbers(4, 5, 5)),

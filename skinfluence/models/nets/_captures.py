@@ -19,8 +19,8 @@ import torch.nn.functional as nnf
 from torch.autograd.graph import get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
-from ._engines import PLAIN_RULES
 from ._net import Tensors
+from ._rules import PLAIN_RULES
 
 
 @dataclass

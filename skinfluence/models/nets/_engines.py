@@ -12,15 +12,14 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from typing import Any
 
 import torch
-import torch.nn.functional as nnf
 from sklearn import get_config
 from torch.autograd import forward_ad
 from torch.func import functional_call, jacrev, jvp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.overrides import TorchFunctionMode
 
 from ._net import Net, Tensors, as_leaves
 from ._rows import leaves_of, map_leaves
+from ._rules import PLAIN_RULES, DualRules, Rules
 
 _MOST_GRADIENTS = 64
 _FEWEST_COMPILED = 8  # rows: the few that are probed are one size
@@ -42,7 +41,7 @@ def _dual_numbers(net: Net, theta: Tensors, v: Tensors) -> Iterator[Callable[[An
     """A function of a batch that makes a pass on dual numbers."""
     with torch_quiet(), forward_ad.dual_level():
         duals = {name: forward_ad.make_dual(theta[name], v[name]) for name in theta}
-        rules = _DualRules({id(dual): (theta[name], v[name]) for name, dual in duals.items()})
+        rules = DualRules({id(dual): (theta[name], v[name]) for name, dual in duals.items()})
 
         def of(batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
             with rules:
@@ -220,7 +219,7 @@ def torch_quiet() -> Iterator[None]:
 def written_out(net: Net, *, rules: bool = True) -> Iterator[None]:
     """Attention and recurrence as plain products, which have every derivative; torch's fused kernels do not."""
     if net.is_written_out:  # by this thread: whoever asks the net has its lock
-        with _Rules(PLAIN_RULES) if rules else nullcontext():
+        with Rules(PLAIN_RULES) if rules else nullcontext():
             yield
         return
     fast = torch.backends.mha.get_fastpath_enabled()
@@ -231,106 +230,12 @@ def written_out(net: Net, *, rules: bool = True) -> Iterator[None]:
             if net.recurrent:
                 stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
             if rules:
-                stack.enter_context(_Rules(PLAIN_RULES))
+                stack.enter_context(Rules(PLAIN_RULES))
             net.is_written_out = True
             yield
     finally:
         net.is_written_out = False
         torch.backends.mha.set_fastpath_enabled(fast)
-
-
-class _Rules(TorchFunctionMode):
-    """Functions of torch that are computed in another way."""
-
-    def __init__(self, rules: dict[Any, Callable[..., Any]]) -> None:
-        super().__init__()
-        self.rules = rules
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return self.rules.get(func, func)(*args, **(kwargs or {}))
-
-
-def _weight_norm(v: Any, g: Any, dim: int = 0) -> Any:
-    """``g v / |v|``: torch's own has no forward mode, and a wrong second derivative in v."""
-    others = [k for k in range(v.dim()) if k != dim] if dim >= 0 else list(range(v.dim()))
-    return v * (g / v.square().sum(dim=others, keepdim=True).sqrt())
-
-
-def _embedding_bag(input: Any, weight: Any, *args: Any, **kwargs: Any) -> Any:
-    """Sums and means of a table's rows by `embedding`: torch's own has no second derivative."""
-    options = {**_BAG_DEFAULTS, **dict(zip(_BAG_DEFAULTS, args, strict=False)), **kwargs}
-    padding = options.pop("padding_idx")
-    mode = options.pop("mode")
-    usual = all(value == _BAG_DEFAULTS[name] for name, value in options.items() if not isinstance(value, torch.Tensor))
-    tensors = any(isinstance(value, torch.Tensor) for value in options.values())
-    if input.dim() != 2 or mode not in ("sum", "mean") or tensors or not usual:
-        return nnf.embedding_bag(input, weight, *args, **kwargs)
-    counted = input != (-1 if padding is None else padding % weight.shape[0])
-    summed = (nnf.embedding(input, weight) * counted.unsqueeze(-1)).sum(dim=1)
-    return summed if mode == "sum" else summed / counted.sum(dim=1, keepdim=True).clamp(min=1)
-
-
-_BAG_DEFAULTS: dict[str, Any] = {
-    "offsets": None,
-    "max_norm": None,
-    "norm_type": 2.0,
-    "scale_grad_by_freq": False,
-    "mode": "mean",
-    "sparse": False,
-    "per_sample_weights": None,
-    "include_last_offset": False,
-    "padding_idx": None,
-}
-
-
-PLAIN_RULES: dict[Any, Callable[..., Any]] = {torch._weight_norm: _weight_norm, nnf.embedding_bag: _embedding_bag}
-
-
-class _DualRules(_Rules):
-    """Functions of dual numbers that are computed in another way.
-
-    ``parts`` are the values and tangents of the parameters, by the ids of the duals: looking them up is a fifth of what
-    unpacking takes, and a small net has little else to do.
-    """
-
-    def __init__(self, parts: dict[int, tuple[torch.Tensor, torch.Tensor]]) -> None:
-        super().__init__({**PLAIN_RULES, nnf.linear: self.linear, nnf.embedding: self.embedding})
-        self.parts = parts
-
-    def unpacked(self, tensor: Any) -> tuple[Any, Any]:
-        if tensor is None:
-            return None, None
-        return self.parts.get(id(tensor)) or forward_ad.unpack_dual(tensor)
-
-    def linear(self, input: Any, weight: Any, bias: Any = None) -> Any:
-        """With the sums done inside the products: a fifth off a wide MLP."""
-        (x, dx), (W, dW), (b, db) = self.unpacked(input), self.unpacked(weight), self.unpacked(bias)
-        y = nnf.linear(x, W, b)
-        if y.requires_grad:  # what is recorded is the graph of the outputs alone
-            x, W, dx = x.detach(), W.detach(), None if dx is None else dx.detach()
-        if dW is not None:
-            dy = nnf.linear(x, dW, db)
-            if dx is not None:
-                flat = (dy, dx) if dx.dim() == 2 else (dy.view(-1, W.shape[0]), dx.reshape(-1, W.shape[1]))
-                flat[0].addmm_(flat[1], W.t())
-        elif dx is not None:
-            dy = nnf.linear(dx, W, db)
-        elif db is not None:
-            dy = db.expand_as(y).clone()  # what follows may write to it, and the direction is not its own
-        else:
-            return y
-        return forward_ad.make_dual(y, dy)
-
-    def embedding(self, input: Any, weight: Any, padding_idx: int | None = None, *args: Any, **kwargs: Any) -> Any:
-        """Padding never learns: its tangent is zero, which torch forgets."""
-        W, dW = self.unpacked(weight)
-        y = nnf.embedding(input, W, padding_idx, *args, **kwargs)
-        if dW is None:
-            return y
-        dy = nnf.embedding(input, dW)
-        if padding_idx is not None:
-            dy = dy * (input != padding_idx % W.shape[0]).unsqueeze(-1)
-        return forward_ad.make_dual(y, dy)
 
 
 # --- batches: a tensor, or a dict, tuple or list of them --------------------------------------------------------------
