@@ -57,9 +57,9 @@ METHODS = (
 Score = Callable[[], np.ndarray]
 
 
-#: Run for the pretrained net too, in a part of their own. Of the rest CG took four minutes for one of the nine draws,
-#: and LiSSA was stopped after twenty.
+#: Run for the pretrained net too, in parts of their own for what they cost.
 OTHERS = ("datainf", "ekfac", "gex", "knn_shapley")
+SOLVERS = ("cg", "arnoldi", "trak")
 
 
 @dataclass(frozen=True)
@@ -247,12 +247,14 @@ def one_seed(net: str, noise: str, seed: int, data_home: Home, sizes: NetSizes) 
     return rows
 
 
-def others(net: str, noise: str, seed: int, data_home: Home, sizes: NetSizes) -> list[dict[str, Any]]:
-    """What `OTHERS` do, which `one_seed` leaves out for their cost, with the same draw and start."""
+def others(
+    net: str, noise: str, seed: int, data_home: Home, sizes: NetSizes, methods: tuple[str, ...]
+) -> list[dict[str, Any]]:
+    """What methods do that `one_seed` leaves out for their cost, with the same draw and start."""
     split = draw(noise, seed, data_home, sizes)
     fitted = fit_net(net, split.X, split.y, seed, sizes)
     common = {"part": net, "noise": noise, "protocol": TRUSTED, "seed": seed, "rows": len(split.y)}
-    return judged(Judge(net, split, seed, sizes, fitted), scorers(split, fitted, seed, OTHERS), common)
+    return judged(Judge(net, split, seed, sizes, fitted), scorers(split, fitted, seed, methods), common)
 
 
 def judged(judge: Judge, scores_of: dict[str, Score], common: dict[str, Any]) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from .._stored_parts import Parts
@@ -18,6 +19,7 @@ LINEAR = "linear"
 FOLDS = ", folds"
 #: In which methods are that the model's own part leaves out.
 OTHERS = ", others"
+SOLVERS = ", solvers"
 #: In which random removal and cleanlab of the linear head are, at every rate.
 RATES = ", rates"
 Part = tuple[str, str, int]
@@ -63,7 +65,12 @@ def compute(part: Part, data_home: Home, sizes: AllSizes) -> list[dict[str, Any]
         }
         rows = of_head[kind](noise, seed, data_home, sizes[0])
     else:
-        of_net = {"": _vision_net.one_seed, FOLDS: _vision_net.folds, OTHERS: _vision_net.others}[kind]
+        of_net = {
+            "": _vision_net.one_seed,
+            FOLDS: _vision_net.folds,
+            OTHERS: partial(_vision_net.others, methods=_vision_net.OTHERS),
+            SOLVERS: partial(_vision_net.others, methods=_vision_net.SOLVERS),
+        }[kind]
         rows = of_net(model, noise, seed, data_home, sizes[1][model])
     rows[0]["part_seconds"] = time.perf_counter() - began
     return rows
