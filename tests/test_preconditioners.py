@@ -43,6 +43,7 @@ from skinfluence.preconditioners import (
 from skinfluence.preconditioners._base import on_free, require_room
 from skinfluence.preconditioners._passes import LayerPasses
 from skinfluence.preconditioners._series import Series
+from skinfluence.preconditioners._spectrum import extreme_eigenvalues
 
 N = 60
 
@@ -659,12 +660,40 @@ SPECTRA = {
 def test_extreme_eigenvalues_are_those_of_the_dense_matrix(name):
     A = matrix(SPECTRA[name], seed=3)
     values = np.linalg.eigvalsh(A)
-    greatest, least = lissa.extreme_eigenvalues(lambda V: A @ V, len(A))
+    greatest, least = extreme_eigenvalues(lambda V: A @ V, len(A))
     size = np.abs(values).max()
     rounding = 1e-12 * size
     assert values[-1] - 0.01 * size <= greatest <= values[-1] + rounding
     assert values[0] - rounding <= least <= values[0] + 0.01 * size
-    assert lissa.extreme_eigenvalues(lambda V: A @ V, len(A)) == (greatest, least)
+    assert extreme_eigenvalues(lambda V: A @ V, len(A)) == (greatest, least)
+
+
+@given(st.lists(st.floats(-10, 10), min_size=1, max_size=40), st.integers(0, 20))
+def test_estimates_of_extreme_eigenvalues_lie_within_the_spectrum(values, seed):
+    A = matrix(values, seed=seed)
+    size = np.abs(values).max()
+    greatest, least = extreme_eigenvalues(lambda V: A @ V, len(A))
+    assert min(values) - 1e-12 * size <= least <= greatest <= max(values) + 1e-12 * size
+
+
+def test_extreme_eigenvalues_take_few_products():
+    # A null space, and a tail of eigenvalues as nets and wide tables have them.
+    values = np.concatenate([np.zeros(300), 1 / np.arange(1, 101)])
+    A, products = matrix(values, seed=0), 0
+
+    def times(V):
+        nonlocal products
+        products += 1
+        return A @ V
+
+    greatest, _ = extreme_eigenvalues(times, len(A))
+    assert_allclose(greatest, 1.0, rtol=1e-3)
+    assert products <= 10
+
+
+def test_products_that_are_not_finite_have_no_eigenvalues():
+    with pytest.raises(ValueError, match="A product with the Hessian is NaN or inf"):
+        extreme_eigenvalues(lambda V: V * np.inf, 3)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -19,13 +19,12 @@ from ..models import LinearModel
 from ..operators import TrainingProblem, warn_unless_minimum
 from ._base import Solve, on_free
 from ._series import Series
+from ._spectrum import extreme_eigenvalues
 from .cg import NET_DAMPING, check_damping, mean_eigenvalue, warn_of_damping
 
 Times = Callable[[np.ndarray], np.ndarray]
 """``V -> H V`` on ``(p, m)``."""
 
-_POWER_STEPS = 100
-_POWER_TOL = 1e-3
 _PROBED_BATCHES, _PROBED_ROWS = 10, 512
 _UNSOLVED, _UNSOLVED_BY_BATCHES = 0.1, 0.5
 _REMEDY = "Use a larger damping or a larger scale, or leave both at 'auto'"
@@ -45,8 +44,8 @@ class LiSSAInverse(BaseEstimator):
         nets, whose curvature is zero in most directions, it adds a tenth of the mean eigenvalue, or more where that is
         what brings the residual to 0.1 in ``depth`` steps. Negative curvature adds 1.1 times its size, and warns.
     scale : "auto" or float, default="auto"
-        What H is divided by. "auto" is the top eigenvalue of H, by power iteration, plus the damping; with mini-batches
-        the greatest top eigenvalue of some of them, if that is more.
+        What H is divided by. "auto" is the top eigenvalue of H, by Lanczos's iteration, plus the damping; with
+        mini-batches the greatest top eigenvalue of some of them, if that is more.
     depth : int, default=1000
         Most steps.
     tol : float, default=1e-4
@@ -120,7 +119,8 @@ class LiSSAInverse(BaseEstimator):
         if batched:
             n_probed = max(_PROBED_BATCHES, _PROBED_ROWS // int(self.batch_size or 1))
             probed = itertools.islice(self._batches(problem, params, int(seeds[-1])), n_probed)
-            curvature = max([curvature, *(abs(_dominant(batch, n_free)) for batch in probed)])
+            ends = [extreme_eigenvalues(batch, n_free) for batch in probed]
+            curvature = max(curvature, float(np.abs(ends).max()))
         damping, scale = self._damping_and_scale(problem, params, curvature, bottom)
         report: dict[str, Any] = {
             "solver": "lissa",
@@ -267,31 +267,6 @@ def _times(problem: TrainingProblem, params: np.ndarray) -> Times:
         return H.matmat(padded)[free]
 
     return times
-
-
-def extreme_eigenvalues(times: Times, p: int) -> tuple[float, float]:
-    """Estimates of the greatest and the least eigenvalue of a symmetric matrix, by power iteration.
-
-    Both lie between the true ones: the greatest is not overestimated, the least not underestimated.
-    """
-    far = _dominant(times, p)  # the one of largest size
-    near = far + _dominant(lambda V: times(V) - far * V, p)  # the other end of the spectrum
-    return max(far, near), min(far, near)
-
-
-def _dominant(times: Times, p: int) -> float:
-    # A fixed start: the estimate is no draw, and does not move with the seed.
-    v = np.random.RandomState(0).standard_normal((p, 1))
-    v /= np.linalg.norm(v)
-    value = 0.0
-    for _ in range(_POWER_STEPS):
-        w = times(v)
-        previous, value = value, float(v[:, 0] @ w[:, 0])
-        length = float(np.linalg.norm(w))
-        if length == 0.0 or abs(value - previous) <= _POWER_TOL * abs(value):
-            break
-        v = w / length
-    return value
 
 
 def net_damping(problem: TrainingProblem, params: np.ndarray) -> float:
