@@ -68,13 +68,14 @@ def run(*, quick: bool = False, data_home: str | None = None) -> dict[str, Any]:
     made: dict[str, Any] = {}
     for ours in (True, False):  # the package's own first, should others not come to an end
         for title, make in cases(quick):
+            for line in lines(ours):
 
-            def timed(title: str = title, make: Any = make, ours: bool = ours) -> list[dict[str, Any]]:
-                if title not in made:
-                    made[title] = make().to(device)
-                return time_net(made[title], device, 1 if quick else ROUNDS, lines(ours))
+                def timed(title: str = title, make: Any = make, line: Line = line) -> dict[str, Any]:
+                    if title not in made:
+                        made[title] = make().to(device)
+                    return time_line(made[title], device, 1 if quick else ROUNDS, line)
 
-            rows += parts.rows(f"{title} on {name}, {'own' if ours else 'others'}", timed)
+                rows.append(parts.rows(f"{title} on {name}, {line.label}", timed))
     return {
         "about": _runner.about(__doc__, f"Drawn with seed 0. Made on {name}."),
         "seeds": [0],
@@ -98,42 +99,37 @@ def cases(quick: bool) -> list[tuple[str, Callable[[], Any]]]:
     ]
 
 
-def time_net(case: Any, device: Any, rounds: int, asked: list[Line]) -> list[dict[str, Any]]:
-    """One row for each line."""
+def time_line(case: Any, device: Any, rounds: int, line: Line) -> dict[str, Any]:
+    """What a line costs, or, of another package, why it could not be asked."""
     from . import _nets
 
+    row = {"net": case.name, "parameters": case.n_params, "n": case.n, "call": line.label}
     forward = partial(_nets.forward_pass, case, 512)
     _timed(forward, device)  # kernels are chosen
-    timed, refused = [], []
-    for line in asked:
-        row = {"net": case.name, "parameters": case.n_params, "n": case.n, "call": line.label}
-        try:
-            row["error"] = _error(case, line)
-            part = case if line.ours else _fewer(case, line, device)
-            timed.append((row | {"timed_rows": part.n}, line, part))
-        except Exception as error:  # a package may raise anything at a net it has no way with
-            if line.ours:
-                raise
-            refused.append(row | {"reason": f"{type(error).__name__}: {error}"})
-    ratios: list[list[float]] = [[] for _ in timed]
-    units, peaks, base = [], [0] * len(timed), 0
+    try:
+        row["error"] = _error(case, line)
+        part = case if line.ours else _fewer(case, line, device)
+    except Exception as error:  # a package may raise anything at a net it has no way with
+        if line.ours:
+            raise
+        return row | {"reason": f"{type(error).__name__}: {error}"}
+    ratios, units, peak, base = [], [], 0, 0
     for _ in range(rounds):
-        for i, (_, line, part) in enumerate(timed):
-            unit, memory = _timed(forward, device)
-            setup = 0.0 if line.ours else _timed(partial(line.call, case.first(8, 8)), device)[0]
-            taken, peak = _timed(partial(line.call, part), device)
-            units.append(unit)
-            base = max(base, memory)
-            peaks[i] = max(peaks[i], peak)
-            ratios[i].append((taken - setup) * case.n / part.n / unit)
+        unit, memory = _timed(forward, device)
+        setup = 0.0 if line.ours else _timed(partial(line.call, case.first(8, 8)), device)[0]
+        taken, above = _timed(partial(line.call, part), device)
+        units.append(unit)
+        ratios.append((taken - setup) * case.n / part.n / unit)
+        peak, base = max(peak, above), max(base, memory)
     on_device = device.type == "cuda"
-    for (row, _, _), found, peak in zip(timed, ratios, peaks, strict=True):
-        row["forward_ms"] = round(1e3 * statistics.median(units), 3)
-        row["ratio"] = round(statistics.median(found), 4)
-        row["ratio_range"] = [round(min(found), 4), round(max(found), 4)]
-        row["peak_mib"] = round(peak / 2**20, 1) if on_device else None
-        row["above_forward_mib"] = round((peak - base) / 2**20, 1) if on_device else None
-    return [row for row, _, _ in timed] + refused
+    return row | {
+        "timed_rows": part.n,
+        "forward_ms": round(1e3 * statistics.median(units), 3),
+        "ratio": round(statistics.median(ratios), 4),
+        "ratio_range": [round(min(ratios), 4), round(max(ratios), 4)],
+        "peak_mib": round(peak / 2**20, 1) if on_device else None,
+        "above_forward_mib": round((peak - base) / 2**20, 1) if on_device else None,
+    }
 
 
 def _fewer(case: Any, line: Line, device: Any) -> Any:
