@@ -141,15 +141,15 @@ def load(name: str, folder: Path = RESULTS) -> dict[str, Any]:
 def markdown(result: Mapping[str, Any]) -> str:
     """All tables of a stored result, with the machine and versions they were made on."""
     made_on = result["machine"]
+    before = made_on["load_before"]
+    load = "" if before is None else f" (load average {before} before it began)"
     lines = [
         f"# {result['benchmark']}{' (quick)' if result['quick'] else ''}",
         "",
         result["about"],
         "",
-        f"Made {result['date'][:10]} in {result['seconds']:.0f} s on {made_on['cpu']}, {made_on['cores']} cores (load "
-        f"average {made_on['load_before']} before it began), {made_on['blas']}; "
-        + ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-        + ".",
+        f"Made {result['date'][:10]} in {result['seconds']:.0f} s on {made_on['cpu']}, {made_on['cores']} cores{load}, "
+        f"{made_on['blas']}; " + ", ".join(f"{name} {version}" for name, version in result["versions"].items()) + ".",
     ]
     for title, rows in benchmark(result["benchmark"]).tables(result).items():
         lines += ["", f"## {title}", "", markdown_table(rows)]

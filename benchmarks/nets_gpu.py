@@ -240,6 +240,6 @@ _FIGURES = ("forward passes", "range", "rows timed", "peak, MiB", "above forward
 def _figures(row: dict[str, Any]) -> dict[str, Any]:
     """What was measured of a call."""
     spread = "{:.2f} to {:.2f}".format(*row["ratio_range"])
-    memory = row["peak_mib"], row["above_forward_mib"]
+    memory = [None if mib is None else round(mib) for mib in (row["peak_mib"], row["above_forward_mib"])]
     found = f"{row['ratio']:.2f}", spread, row["timed_rows"], *memory, f"{row['error']:.1e}"
     return dict(zip(_FIGURES, found, strict=True))

@@ -41,3 +41,14 @@ def on_free(free: np.ndarray, solve: Solve) -> Solve:
         return u
 
     return restricted
+
+
+def by_columns(solve: Solve) -> Solve:
+    """A function of ``(p,)`` as one of ``(p, m)`` too."""
+
+    # Not left to each such function by calling itself: what refers to itself keeps all that it holds, the copy of a net
+    # and its rows, until Python looks for such.
+    def on_each(g: np.ndarray) -> np.ndarray:
+        return solve(g) if g.ndim == 1 else np.column_stack([solve(column) for column in g.T])
+
+    return on_each

@@ -16,7 +16,7 @@ from sklearn.utils import check_scalar
 
 from ..models.linear import LinearModel
 from ..operators import TrainingProblem, warn_unless_minimum
-from ._base import Solve, on_free
+from ._base import Solve, by_columns, on_free
 
 _WIDEST_GRAM = 2048
 _MOST_RESTARTS = 20
@@ -80,8 +80,6 @@ class CGInverse(BaseEstimator):
             return H.matvec(padded)[free] + report["damping"] * v
 
         def solve(g: np.ndarray) -> np.ndarray:
-            if g.ndim == 2:
-                return np.column_stack([solve(column) for column in g.T])
             if report["damping"] == 0.0 and _may_be_singular(problem):
                 return _least_squares(product, g, self.tol, self.max_iter, report)
             for _ in range(_MOST_RESTARTS):
@@ -102,7 +100,7 @@ class CGInverse(BaseEstimator):
                 _warn_unsolved(n_iter, residual, self.tol)
             return u
 
-        return on_free(free, solve), report
+        return on_free(free, by_columns(solve)), report
 
 
 def mean_eigenvalue(H: LinearOperator, free: np.ndarray) -> float:

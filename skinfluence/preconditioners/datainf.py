@@ -11,7 +11,7 @@ from sklearn.utils import check_scalar
 
 from ..models._layers import Layer
 from ..operators import TrainingProblem
-from ._base import Solve, on_free
+from ._base import Solve, by_columns, on_free
 from ._passes import LayerPasses
 
 
@@ -59,8 +59,6 @@ class DataInfInverse(BaseEstimator):
         }
 
         def solve(g: np.ndarray) -> np.ndarray:
-            if g.ndim == 2:
-                return np.column_stack([solve(column) for column in g.T])
             total, known = np.zeros_like(g), {}
             for at, layers in passes:
                 for rows in layers:
@@ -78,11 +76,11 @@ class DataInfInverse(BaseEstimator):
         free = problem.free
 
         def on_the_free(g: np.ndarray) -> np.ndarray:
-            padded = np.zeros((len(free), *g.shape[1:]))
+            padded = np.zeros(len(free))
             padded[free] = g
             return solve(padded)[free]
 
-        return on_free(free, on_the_free), {"lambda": lambdas}
+        return on_free(free, by_columns(on_the_free)), {"lambda": lambdas}
 
 
 def shares(problem: TrainingProblem) -> np.ndarray:

@@ -14,7 +14,7 @@ from sklearn.utils import check_random_state, check_scalar
 from ..models import LinearModel
 from ..models._layers import Layer, LayerRows, eigenvectors, to_numpy
 from ..operators import TrainingProblem, warn_unless_minimum
-from ._base import Solve, on_free, require_room
+from ._base import Solve, by_columns, on_free, require_room
 from ._passes import LayerPasses
 from .datainf import shares
 
@@ -81,8 +81,6 @@ class EKFACInverse(BaseEstimator):
         report = {"damping": damping, "left_out": sorted(left_out)}
 
         def solve(g: np.ndarray) -> np.ndarray:
-            if g.ndim == 2:
-                return np.column_stack([solve(column) for column in g.T])
             padded, out = np.zeros(len(problem.free)), np.zeros(len(problem.free))
             padded[problem.free] = g
             for name, factor in factors.items():
@@ -90,7 +88,7 @@ class EKFACInverse(BaseEstimator):
                 factor.layer.add(factor.apply(factor.layer.matrix(padded), shift, inverse), out)
             return out[problem.free]
 
-        return on_free(problem.free, solve), report
+        return on_free(problem.free, by_columns(solve)), report
 
     def factors(self, problem: TrainingProblem, several: Sequence[np.ndarray]) -> tuple[dict[str, Factor], set[str]]:
         """The factors of each layer, averaged over parameter vectors, and the names of the layers left out."""

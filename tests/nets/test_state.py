@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import sys
 import tracemalloc
 import weakref
@@ -302,6 +303,28 @@ def test_scores_of_members_are_the_same_whatever_n_jobs(method):
         for n_jobs in (None, 2)
     )
     np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["ip", "self_tracin", "ip_ensemble", "datainf", "cg", "ekfac", "lissa", "arnoldi", "trak", "gex", "knn_shapley"],
+)
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning", "ignore:.*minimum:UserWarning")
+def test_what_a_call_has_made_is_gone_with_it(method, rng):
+    """What refers to itself waits for the collector, and with it copies of the parameters on a device."""
+    X, y = rng.standard_normal((60, 5)).astype(np.float32), rng.randint(0, 3, 60)
+    pair = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)).eval(), nn.CrossEntropyLoss()
+    influence_scores(pair, X, y, method=method, random_state=0)  # what is made once
+    gc.collect()
+    gc.disable()
+    try:
+        there = {id(part) for part in gc.get_objects()}
+        influence_scores(pair, X, y, method=method, random_state=0)
+        left = [part for part in gc.get_objects() if id(part) not in there]
+    finally:
+        gc.enable()
+    ours = [part for part in left if isinstance(part, torch.Tensor) or type(part).__module__.startswith("skinfluence")]
+    assert not ours
 
 
 def test_members_of_an_ensemble_are_in_memory_one_at_a_time(monkeypatch):

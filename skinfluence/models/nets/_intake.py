@@ -213,16 +213,17 @@ def in_its_own(criterion: Any) -> Callable[[Any, torch.Tensor], torch.Tensor]:
     tensors = [*criterion.parameters(), *criterion.buffers()] if isinstance(criterion, nn.Module) else []
     like = next((tensor for tensor in tensors if tensor.is_floating_point()), None)
 
-    def cast(value: Any) -> Any:
-        if like is None:
-            return value
-        if isinstance(value, Mapping):
-            return {name: cast(part) for name, part in value.items()}
-        if isinstance(value, (tuple, list)):
-            return tuple(cast(part) for part in value)
-        return value.to(like) if value.is_floating_point() else value.to(like.device)
+    if like is None:
+        return criterion
+    return lambda out, y: criterion(_cast(out, like), _cast(y, like))
 
-    return lambda out, y: criterion(cast(out), cast(y))
+
+def _cast(value: Any, like: torch.Tensor) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _cast(part, like) for name, part in value.items()}
+    if isinstance(value, (tuple, list)):
+        return tuple(_cast(part, like) for part in value)
+    return value.to(like) if value.is_floating_point() else value.to(like.device)
 
 
 class Penalised:

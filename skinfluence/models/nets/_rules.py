@@ -66,11 +66,18 @@ class DualRules(Rules):
     """
 
     def __init__(self, parts: dict[int, tuple[torch.Tensor, torch.Tensor]]) -> None:
-        own: dict[Any, Callable[..., Any]] = {
-            nnf.linear: self.linear, nnf.embedding: self.embedding, nnf.batch_norm: self.batch_norm,
-        }  # fmt: skip
-        super().__init__(PLAIN_RULES | own)
+        super().__init__(PLAIN_RULES)
         self.parts = parts
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        # Not by a table of its own methods: it would refer to itself, and keep the parameters until such are collected.
+        if func is nnf.linear:
+            return self.linear(*args, **(kwargs or {}))
+        if func is nnf.batch_norm:
+            return self.batch_norm(*args, **(kwargs or {}))
+        if func is nnf.embedding:
+            return self.embedding(*args, **(kwargs or {}))
+        return super().__torch_function__(func, types, args, kwargs)
 
     def unpacked(self, tensor: Any) -> tuple[Any, Any]:
         if tensor is None:
