@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -17,7 +17,7 @@ from ._vision_net import NetSizes
 LINEAR = "linear"
 #: What a net's part is called in which the baselines are that train on folds.
 FOLDS = ", folds"
-#: In which methods are that the model's own part leaves out.
+#: In which methods are that the model's own part leaves out; a part can be of one, which it is then named for.
 OTHERS = ", others"
 SOLVERS = ", solvers"
 #: In which random removal and cleanlab of the linear head are, at every rate.
@@ -65,15 +65,16 @@ def compute(part: Part, data_home: Home, sizes: AllSizes) -> list[dict[str, Any]
         }
         rows = of_head[kind](noise, seed, data_home, sizes[0])
     else:
-        of_net = {
-            "": _vision_net.one_seed,
-            FOLDS: _vision_net.folds,
-            OTHERS: partial(_vision_net.others, methods=_vision_net.OTHERS),
-            SOLVERS: partial(_vision_net.others, methods=_vision_net.SOLVERS),
-        }[kind]
-        rows = of_net(model, noise, seed, data_home, sizes[1][model])
+        rows = _of_net(kind)(model, noise, seed, data_home, sizes[1][model])
     rows[0]["part_seconds"] = time.perf_counter() - began
     return rows
+
+
+def _of_net(kind: str) -> Callable[..., list[dict[str, Any]]]:
+    if kind in ("", FOLDS):
+        return _vision_net.folds if kind else _vision_net.one_seed
+    several = {OTHERS: _vision_net.OTHERS, SOLVERS: _vision_net.SOLVERS}
+    return partial(_vision_net.others, methods=several.get(kind, (kind.removeprefix(", "),)))
 
 
 def stored_or_computed(part: Part, data_home: Home, sizes: AllSizes) -> list[dict[str, Any]]:

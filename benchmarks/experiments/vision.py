@@ -63,7 +63,9 @@ LINEAR_SEEDS = range(5)
 NET_RUNS: dict[str, Runs] = {
     "ResNet": Runs(tuple(NOISES), range(3)),
     "MLP-Mixer": Runs(tuple(NOISES), range(3)),
-    "EfficientNet": Runs(tuple(NOISES), range(3), (_vision_parts.FOLDS, _vision_parts.OTHERS, _vision_parts.SOLVERS)),
+    "EfficientNet": Runs(
+        tuple(NOISES), range(3), (_vision_parts.FOLDS, _vision_parts.OTHERS, _vision_parts.SOLVERS, ", tda")
+    ),
     "ResNet-9": Runs(("random", "worst"), range(2), ()),
 }
 FULL: AllSizes = (
