@@ -267,7 +267,10 @@ def test_baselines_are_swept_as_the_methods_are(result):
 
 def test_what_a_net_leaves_out_is_a_part_of_its_own(data_home, result, monkeypatch):
     monkeypatch.setattr(_vision_net, "OTHERS", ("datainf", "knn_shapley"))
-    found = _vision_net.others("MLP-Mixer", "worst", 0, data_home, NET_SIZES["MLP-Mixer"])
+    sizes = vision.QUICK[0], NET_SIZES
+    found = _vision_parts.compute(("MLP-Mixer, others", "worst", 0), data_home, sizes)
+    (alone,) = _vision_parts.compute(("MLP-Mixer, knn_shapley", "worst", 0), data_home, sizes)
+    assert alone["accuracy"] == found[1]["accuracy"]
     assert [row["method"] for row in found] == ["datainf", "knn_shapley"]
     sizes = replace(NET_SIZES["MLP-Mixer"], methods=("datainf",))
     whole = {row["method"]: row for row in _vision_net.one_seed("MLP-Mixer", "worst", 0, data_home, sizes)}

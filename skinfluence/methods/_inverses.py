@@ -19,7 +19,7 @@ class LiSSA(GradientMethod):
         Added to the diagonal of the Hessian. "auto" adds nothing for linear models, what ``depth`` steps can settle for
         nets, and what negative curvature needs, with a warning.
     scale : "auto" or float, default="auto"
-        What the Hessian is divided by; "auto" goes by its top eigenvalue, from power iteration.
+        What the Hessian is divided by; "auto" goes by its top eigenvalue, from Lanczos's iteration.
     depth : int, default=1000
         Most steps.
     tol : float, default=1e-4
@@ -31,8 +31,8 @@ class LiSSA(GradientMethod):
 
     Notes
     -----
-    Cost: up to ``depth`` products with the Hessian and about a hundred for the scale, each two passes over the rows (or
-    a batch of ``batch_size``), times ``n_repeats``. `CG` reaches the same answer in far fewer.
+    Cost: up to ``depth`` products with the Hessian, times ``n_repeats``, and some ten for the scale, each two passes
+    over the rows (or a batch of ``batch_size``). `CG` reaches the same answer in far fewer.
 
     It fails where the Hessian is ill-conditioned (the residual then stays large: it is reported, and warned of) and
     with mini-batches that are small beside the spread of the rows' norms: noise, or divergence, which raises and says

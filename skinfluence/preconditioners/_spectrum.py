@@ -30,16 +30,22 @@ def extreme_eigenvalues(times: Callable[[np.ndarray], np.ndarray], p: int) -> tu
     # A fixed start: the estimate is no draw, and does not move with the seed.
     v = np.random.RandomState(0).standard_normal((p, 1))
     v /= np.linalg.norm(v)
-    before, length = np.zeros_like(v), 0.0
+    before = v
     diagonal: list[float] = []
     off: list[float] = []
     ends, settled = np.zeros(2), 0
     for _ in range(min(p, _MOST_STEPS)):
-        w = times(v) - length * before
+        w = times(v)
         diagonal.append(float(v[:, 0] @ w[:, 0]))
         if not np.isfinite(diagonal[-1]):
             raise ValueError("A product with the Hessian is NaN or inf: the model's outputs or derivatives overflow.")
-        w -= diagonal[-1] * v
+        if off:
+            # Of a symmetric matrix both are one. Of products that rounding has made asymmetric, as those of a net that
+            # is all but certain of its rows, the length takes in what is asymmetric, and puts ends where none are.
+            up = float(before[:, 0] @ w[:, 0])
+            off[-1] = min(off[-1], abs(up))
+            w = w - up * before
+        w = w - diagonal[-1] * v
         values = eigvalsh_tridiagonal(diagonal, off) if off else np.array(diagonal)
         moved = np.abs(values[[0, -1]] - ends).max()
         ends = values[[0, -1]]

@@ -244,7 +244,7 @@ class _Hessian:
 
 def _rounding(problem: TrainingProblem) -> float:
     """How far below zero, relative to the top, an eigenvalue may come out that is zero."""
-    return 100 * float(np.finfo(problem.rows.X.dtype).eps)
+    return 1000 * float(np.finfo(problem.rows.X.dtype).eps)
 
 
 def _batch(problem: TrainingProblem, indices: np.ndarray) -> TrainingProblem:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import cache
 
 import numpy as np
 import pytest
+from sklearn.exceptions import ConvergenceWarning
 
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
@@ -114,3 +116,27 @@ def test_neither_blocks_nor_the_order_of_rows_matter(name):
     order = np.random.RandomState(1).permutation(N)
     for options in ({"block_rows": 7}, {"order": order, "block_rows": 9}):
         assert_near(scores(name, weighted=True, **options), whole, BOUND[name])
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_net_that_is_certain_of_its_rows_has_no_negative_curvature(seed):
+    """Rounding makes its Gauss-Newton products asymmetric, by as much as they are themselves."""
+    rng = np.random.RandomState(seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net = nn.Sequential(nn.Linear(20, 60), nn.ReLU(), nn.Linear(60, 60), nn.ReLU(), nn.Linear(60, 3))
+    centres, y = rng.standard_normal((3, 20)), rng.randint(0, 3, 8)
+    X = (centres[y] + rng.standard_normal((8, 20))).astype(np.float32)
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
+    for _ in range(60):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(torch.from_numpy(X)), torch.from_numpy(y)).backward()
+        optimizer.step()
+    scores = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", category=ConvergenceWarning)
+        for dtype in ("float32", "float64"):
+            pair = DifferentiableNet((net.eval(), nn.CrossEntropyLoss()), dtype=dtype)
+            scores[dtype] = influence_scores(pair, X, y, method="lissa")
+    assert np.linalg.norm(scores["float32"] - scores["float64"]) < np.linalg.norm(scores["float64"])

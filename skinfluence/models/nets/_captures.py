@@ -9,6 +9,7 @@ so is left to per-row gradients.
 from __future__ import annotations
 
 import types
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -157,7 +158,16 @@ def _opened(watch: Watch) -> Callable[..., Any]:
     A watching mode sees the outermost function alone, and attention is one.
     """
     names: dict[str, Any] = dict(vars(nnf))
-    names.update(linear=watch.linear, has_torch_function=lambda tensors: False)
+    # The names and the functions over them refer to each other, and are there until such are collected: what was
+    # watched need not be.
+    watching = weakref.ref(watch)
+
+    def linear(*args: Any, **kwargs: Any) -> Any:
+        there = watching()
+        assert there is not None
+        return there.linear(*args, **kwargs)
+
+    names.update(linear=linear, has_torch_function=lambda tensors: False)
     for name, function in vars(nnf).items():
         own = isinstance(function, types.FunctionType) and function.__globals__ is vars(nnf)
         if own and ("attention" in name or "projection" in name):

@@ -107,7 +107,7 @@ class DualRules(Rules):
         self, input: Any, running_mean: Any, running_var: Any, weight: Any = None, bias: Any = None,
         training: bool = False, momentum: float = 0.1, eps: float = 1e-5,
     ) -> Any:  # fmt: skip
-        """By kept statistics, linear in the input and in the weights; torch's own takes up to four times as long.
+        """By kept statistics, linear in the input and in the weights; torch's own takes twice as long on images.
 
         In training mode, by the rows' own statistics, it is torch's own.
         """
