@@ -20,12 +20,12 @@ def extreme_eigenvalues(times: Callable[[np.ndarray], np.ndarray], p: int) -> tu
     larger of them. Three vectors are held; without all that came before they lose their orthogonality, which repeats
     eigenvalues and does not move the outermost.
 
+    Source: Golub and Van Loan, "Matrix Computations", 4th edition, sections 10.1 and 10.3.
+
     Raises
     ------
     ValueError
         If a product is not finite.
-
-    Source: Golub and Van Loan, "Matrix Computations", 4th edition, sections 10.1 and 10.3.
     """
     # A fixed start: the estimate is no draw, and does not move with the seed.
     v = np.random.RandomState(0).standard_normal((p, 1))

@@ -244,6 +244,7 @@ class _Hessian:
 
 def _rounding(problem: TrainingProblem) -> float:
     """How far below zero, relative to the top, an eigenvalue may come out that is zero."""
+    # 470 were seen, of a net that is certain of its rows. Along such a one a thousand steps grow by an eighth, no more.
     return 1000 * float(np.finfo(problem.rows.X.dtype).eps)
 
 

@@ -113,6 +113,22 @@ def batch_norms() -> nn.Module:
     return net
 
 
+class OwnStatistics(nn.Module):
+    """Each row normalised by its own statistics, through the function that batches are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.head = nn.Conv1d(3, 4, 2), nn.Linear(4, 2)
+        self.weight, self.bias = nn.Parameter(torch.randn(4)), nn.Parameter(torch.randn(4))
+
+    def forward(self, x):
+        h = self.inner(x)
+        n, channels, length = h.shape
+        h = h.reshape(1, n * channels, length)
+        h = nnf.batch_norm(h, None, None, self.weight.repeat(n), self.bias.repeat(n), training=True)
+        return self.head(torch.tanh(h).view(n, channels, length).mean(dim=2))
+
+
 def cnn_group_norm() -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(2, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.ReLU(inplace=True), nn.AvgPool2d(2), then_linear(36, 3)
@@ -334,6 +350,7 @@ CASES = [
     Case("mlp_relu", mlp_relu, numbers(4), smooth=False),
     Case("cnn_batch_norm", cnn_batch_norm, numbers(2, 6, 6), smooth=False),
     Case("batch_norms", batch_norms, numbers(4)),
+    Case("own_statistics", OwnStatistics, numbers(3, 6)),
     Case("cnn_group_norm", cnn_group_norm, numbers(2, 6, 6), smooth=False),
     Case("res_block", ResBlock, numbers(3, 6, 6), smooth=False),
     Case("depthwise", wrapped(lambda: nn.Conv2d(4, 8, 3, groups=4), 72), numbers(4, 5, 5)),
