@@ -668,12 +668,30 @@ def test_extreme_eigenvalues_are_those_of_the_dense_matrix(name):
     assert extreme_eigenvalues(lambda V: A @ V, len(A)) == (greatest, least)
 
 
-@given(st.lists(st.integers(-1000, 1000), min_size=1, max_size=40), st.integers(0, 20))
+@given(
+    # Now and then few of them, each many times: Lanczos's iteration has then soon seen all there is.
+    st.one_of(
+        st.lists(st.integers(-1000, 1000), min_size=1, max_size=40),
+        st.lists(st.integers(-1000, 1000), min_size=1, max_size=3).flatmap(
+            lambda few: st.lists(st.sampled_from(few), min_size=1, max_size=40)
+        ),
+    ),
+    st.integers(0, 20),
+)
 def test_estimates_of_extreme_eigenvalues_lie_within_the_spectrum(values, seed):
     A = matrix(values, seed=seed)
     size = np.abs(values).max()
     greatest, least = extreme_eigenvalues(lambda V: A @ V, len(A))
     assert min(values) - 1e-12 * size <= least <= greatest <= max(values) + 1e-12 * size
+
+
+def test_repeated_eigenvalues_leave_the_estimates_within_the_spectrum():
+    # After two products nothing but rounding is left. Made orthogonal to nothing, it goes beyond in half of these.
+    values = [295.0, 295.0, 277.0, 277.0, 277.0, 277.0, 277.0]
+    for seed in range(20):
+        A = matrix(values, seed=seed)
+        greatest, least = extreme_eigenvalues(lambda V, A=A: A @ V, len(A))
+        assert_allclose([least, greatest], [277.0, 295.0], rtol=1e-12)
 
 
 def test_extreme_eigenvalues_take_few_products():

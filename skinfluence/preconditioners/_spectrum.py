@@ -46,6 +46,10 @@ def extreme_eigenvalues(times: Callable[[np.ndarray], np.ndarray], p: int) -> tu
             off[-1] = min(off[-1], abs(up))
             w = w - up * before
         w = w - diagonal[-1] * v
+        # Once more: where the space of all products is used up, as where eigenvalues are repeated, w is rounding and
+        # points anywhere, also where the iteration has just been, and would put ends outside the spectrum.
+        for known in (before, v):
+            w = w - float(known[:, 0] @ w[:, 0]) * known
         values = eigvalsh_tridiagonal(diagonal, off) if off else np.array(diagonal)
         moved = np.abs(values[[0, -1]] - ends).max()
         ends = values[[0, -1]]
