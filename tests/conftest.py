@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from threadpoolctl import threadpool_limits
 
 # A worker of pytest-xdist has one core, on which threads of BLAS and OpenMP would wait for each other: what is loaded
@@ -16,6 +17,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     threadpool_limits(1)
     for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(_name, "1")
+
+# The laws draw the same examples in every run, so that a change is judged by itself;
+# `--hypothesis-profile=others` draws others.
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.register_profile("others", deadline=None)
+settings.load_profile("same")
 
 
 def pytest_runtest_setup() -> None:
