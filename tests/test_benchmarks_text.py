@@ -117,10 +117,11 @@ def test_a_quick_run_needs_no_pretrained_model_and_says_so(data_home, tmp_path):
     assert {row["rows"] for row in result["whole_agreement"]} == {40, 60}
     of_whole = [(row["task"], row["method"], row["objective"]) for row in result["tuned_rows"]]
     alone = [(name, "") for name in text.heads.BASELINES if name in baselines]
-    joint = [("ip", JOINT), ("ip, last layer", JOINT)]
-    single = [("ip", UTILITY), ("ip", FAIRNESS)]
+    of_ip = [("ip", UTILITY), ("ip", FAIRNESS), ("ip", JOINT), ("ip, last layer", JOINT)]
+    others = [(name, objective) for name in ("ip_ensemble", "datainf") for objective in (FAIRNESS, JOINT)]
+    joint = [(name, JOINT) for name in ("ip", "ip_ensemble", "datainf")]
     assert of_whole == [
-        (task, *line) for task, lines in (("cola", [*single, *joint]), ("rte", joint[:1])) for line in [*alone, *lines]
+        (task, *line) for task, lines in (("cola", [*of_ip, *others]), ("rte", joint)) for line in [*alone, *lines]
     ]
     by_ip = next(row for row in result["tuned_rows"] if row["method"] == "ip")
     assert by_ip["removed"]["mean"] == pytest.approx(0.05)
@@ -160,7 +161,8 @@ def test_stored_tables_of_the_whole_encoder_have_noise_beside_removal():
         for task in _text_data.TASKS.values()
     }
     for found in lines.values():
-        assert {(name, None) for name in text.heads.BASELINES} | {("ip", JOINT)} <= found
+        by_scores = {(name, JOINT) for name in ("ip", "ip_ensemble", "datainf")}
+        assert {(name, None) for name in text.heads.BASELINES} | by_scores <= found
     assert ("ip, last layer", JOINT) in lines["CoLA"]
     # As the documentation says of each seed.
     rows = [row for row in _runner.load("text")["tuned_rows"] if row["task"] == "cola"]

@@ -35,6 +35,8 @@ from ._text_heads import CLEANLAB, FAIRNESS, JOINT, LOSS, NONE, RANDOM, RESTART,
 LAST = ", last layer"
 #: A net of each is trained on the others, for the baselines that look at rows left out.
 N_FOLDS = 3
+#: (label, objectives that rows are removed by)
+Scorings = tuple[tuple[str, tuple[str, ...]], ...]
 
 
 @dataclass(frozen=True)
@@ -47,15 +49,18 @@ class Recipe:
     lr: float
     batch: int
     n_seeds: int
-    #: (label, objectives that rows are removed by)
-    scorings: tuple[tuple[str, tuple[str, ...]], ...]
+    scorings: Scorings
 
 
-IP: tuple[tuple[str, tuple[str, ...]], ...] = (("ip", (UTILITY, FAIRNESS, JOINT)), (f"ip{LAST}", (JOINT,)))
+ALL: Scorings = (
+    ("ip", (UTILITY, FAIRNESS, JOINT)),
+    (f"ip{LAST}", (JOINT,)),
+    *((method, (FAIRNESS, JOINT)) for method in ("ip_ensemble", "datainf")),
+)
 #: What the last layer's scores remove is not tried there; they are compared.
-JOINT_ONLY: tuple[tuple[str, tuple[str, ...]], ...] = (("ip", (JOINT,)), (f"ip{LAST}", ()))
+JOINT_ONLY: Scorings = tuple((label, () if label.endswith(LAST) else (JOINT,)) for label, _ in ALL)
 FULL = {
-    "cola": Recipe(5551, 20, 3, 2e-4, 32, n_seeds=3, scorings=IP),
+    "cola": Recipe(5551, 20, 3, 2e-4, 32, n_seeds=3, scorings=ALL),
     "rte": Recipe(2490, 64, 5, 1e-4, 32, n_seeds=3, scorings=JOINT_ONLY),
 }
 QUICK = {name: replace(own, n_train=60, length=48, epochs=1, batch=8, n_seeds=1) for name, own in FULL.items()}
