@@ -46,6 +46,10 @@ CUT = {
     "trak": TRAK(n_projections=16),
     "gex": GEX(n_members=4, n_steps=50, lr=0.01),
 }
+#: Of a method that scores by the gradients of the last layer alone.
+LAST = ", last layer"
+#: It solves a system for every row, which is dear for all of a net's parameters: in a part of its own.
+SELF_LISSA = f"self_lissa{LAST}"
 #: The pretrained net's last layer begins as a logistic regression with this C, of four the best with wrong labels.
 HEAD_C = 0.001
 METHODS = (
@@ -330,10 +334,15 @@ def folds(net: str, noise: str, seed: int, data_home: Home, sizes: NetSizes) -> 
 
 def scorers(split: Split, net: Any, seed: int, methods: tuple[str, ...]) -> dict[str, Score]:
     """Method -> what scores the training rows."""
+    from skinfluence.nets import DifferentiableNet
+
     rows = split.X, split.y, split.X_val, split.y_val
-    return {
-        name: partial(influence_scores, net, *rows, method=CUT.get(name, name), random_state=seed) for name in methods
-    }
+    found = {}
+    for name in methods:
+        method = name.removesuffix(LAST)
+        scored = net if method == name else DifferentiableNet(net, parameters="last_layer")
+        found[name] = partial(influence_scores, scored, *rows, method=CUT.get(method, method), random_state=seed)
+    return found
 
 
 def softmax(F: np.ndarray) -> np.ndarray:

@@ -20,10 +20,10 @@ fine-tuned, scored, and fine-tuned again from the same start, on training rows n
 of like length. RTE starts from the encoder as it comes, CoLA from where the heads start, on the same rows. For CoLA,
 epochs and learning rate were chosen by nets without curation, of one seed, on the development rows, those that are
 tested on included: with fewer rows or epochs nets stayed nearer to the majority rate. For RTE one setting was tried.
-"Last layer" ranks by the gradients of the last layer alone; the whole net is trained again. Rows are scored through the
-whole net by IP, IP Ensemble and DataInf; left out for their cost, on this processor, are methods that score a row at
-many times the cost of IP (EKFAC, which also takes 4 GB, and what solves by iterations). The per-row loss and cleanlab
-look at rows that are left out by nets of three folds.
+"Last layer" ranks by the gradients of the last layer alone; the whole net is trained again. CoLA's rows are scored
+through the whole net by IP, IP Ensemble and DataInf, those of RTE, of which nothing can be told, by IP alone; left out
+for their cost, on this processor, are methods that score a row at many times the cost of IP (EKFAC, which also takes
+4 GB, and what solves by iterations). The per-row loss and cleanlab look at rows that are left out by nets of three folds.
 
 The twins are made by a table of words and a little grammar (gender, ethnicity, religion, age and names; a row has at
 most one twin an axis), where the paper has a trained net. Fair scores are over twins; the paper divides by all test
