@@ -23,7 +23,7 @@ tested on included: with fewer rows or epochs nets stayed nearer to the majority
 "Last layer" ranks by the gradients of the last layer alone; the whole net is trained again. CoLA's rows are scored
 through the whole net by IP, IP Ensemble and DataInf, those of RTE, of which nothing can be told, by IP alone; left out
 for their cost, on this processor, are methods that score a row at many times the cost of IP (EKFAC, which also takes
-4 GB, and what solves by iterations). The per-row loss and cleanlab look at rows that are left out by nets of three folds.
+4 GB, and what solves by iterations). The per-row loss and cleanlab look at rows that nets of three folds have left out.
 
 The twins are made by a table of words and a little grammar (gender, ethnicity, religion, age and names; a row has at
 most one twin an axis), where the paper has a trained net. Fair scores are over twins; the paper divides by all test
