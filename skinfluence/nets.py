@@ -35,7 +35,9 @@ class DifferentiableNet(MetaEstimatorMixin, BaseEstimator):
         The parameters that gradients are taken in: all that have ``requires_grad``; those of the last module that has
         any; those whose name a regular expression is found in; those named; or those for which ``callable(name,
         tensor)`` is true. Frozen parameters stay out. One that modules share has a name in each of them; any will do,
-        and its gradient is that of all its uses.
+        and its gradient is that of all its uses. Where all are of one layer and nothing comes after it, methods with
+        an inverse Hessian run what comes before it once, and keep what goes into the layer if that takes no more than a
+        quarter of ``sklearn.get_config()["working_memory"]``.
     curvature : {"gauss_newton", "hessian"}, default="gauss_newton"
         What methods with an inverse Hessian invert. The Gauss-Newton matrix has no negative curvature.
     weight_decay : "optimizer" or float, default="optimizer"

@@ -95,3 +95,8 @@ class DifferentiableModel(Protocol):
 
     def second_order(self, X: Any, cotangents: np.ndarray, v: np.ndarray) -> np.ndarray:
         """``sum_ik cotangents[i, k] (d²F_ik / dparams²) v``, ``(p,)``: what a Hessian has beyond Gauss-Newton."""
+
+    def reduced(self, X: Any, most_bytes: int) -> tuple[DifferentiableModel, Any] | None:
+        """A model of the same parameters and outputs that takes less work, and rows for it in the place of ``X``, which
+        take no more than so many bytes; None where there is none.
+        """

@@ -163,6 +163,9 @@ class LinearModel:
         """Zeros: the outputs are linear in the parameters."""
         return np.zeros(self._params.shape[0])
 
+    def reduced(self, X: Any, most_bytes: int) -> None:
+        """None: it takes as little work as there is."""
+
     def gram(self, X: Any, weights: np.ndarray) -> np.ndarray:
         """``sum_i weights[i] x_i x_i^T`` with the intercept's column of ones, ``(d [+ 1], d [+ 1])`` in float64."""
         return gram(X, weights, self.fit_intercept)

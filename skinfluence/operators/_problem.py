@@ -12,11 +12,13 @@ made of:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 from scipy.sparse.linalg import LinearOperator
+from sklearn import get_config
 from sklearn.utils.validation import check_consistent_length
 
 from ..models import FittedModel
@@ -174,7 +176,7 @@ class TrainingProblem:
             If the loss has no second derivative.
         """
         self.require_hessian("hessian")
-        model, rows = self.fitted.model.at(params), self.rows
+        model, rows = self._reduced(params)
         l2 = self.penalty_scale * self.fitted.penalty.l2
         # The outputs do not change from one product to the next; they are kept where they are small beside X, and here.
         small = len(rows) * model.n_outputs * rows.X.dtype.itemsize <= _KEPT_OUTPUTS_BYTES
@@ -193,6 +195,16 @@ class TrainingProblem:
         return LinearOperator(
             shape, matvec=product, rmatvec=product, matmat=products, rmatmat=products, dtype=np.float64
         )
+
+    def _reduced(self, params: np.ndarray) -> tuple[Any, Rows]:
+        """The model at ``params`` with the training rows, or what serves many products with them at less work."""
+        model = self.fitted.model.at(params)
+        quarter = int(get_config()["working_memory"] * 2**20) // 4
+        found = None if self.rows.are_elsewhere else model.reduced(self.rows.X, quarter)
+        if found is None:
+            return model, self.rows
+        reduced, X = found
+        return reduced, replace(self.rows, X=X)
 
     def dense_hessian(self, params: np.ndarray) -> np.ndarray:
         """The same Hessian as an array ``(p, p)``, where that is small."""

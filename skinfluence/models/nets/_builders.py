@@ -82,7 +82,8 @@ class NetOptions:
     def state(self) -> State:
         """What a model starts from."""
         engine = "compiled" if self.compile else self.engine
-        return State(engine=engine, block_rows=None if self.block_rows is None else int(self.block_rows))
+        block_rows = None if self.block_rows is None else int(self.block_rows)
+        return State(engine=engine, block_rows=block_rows, asked=(self.engine, block_rows))
 
 
 # --- the three kinds of nets ------------------------------------------------------------------------------------------

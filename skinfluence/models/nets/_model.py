@@ -14,9 +14,10 @@ from .._protocol import Cotangents, TangentCotangents
 from ._engines import Passes, along, forward_graph, jacobians, rows_within, written_out
 from ._first_rows import ProbedNet, as_numpy
 from ._ghost import layer_rows, squared_lengths
+from ._head import head_of, inputs_of
 from ._memory import is_out_of_memory
 from ._net import Structure, Tensors, as_leaves
-from ._probe import can_pull_duals, can_vmap, tolerance_of
+from ._probe import State, can_pull_duals, can_vmap, tolerance_of
 from ._row_gradients import row_gradients_by_loop, squared_norms
 from ._rows import NetRows
 from ._states import state_vector
@@ -233,6 +234,30 @@ class NetModel(ProbedNet):
             if is_out_of_memory(error):
                 raise
             raise TypeError(_NO_SECOND.format(self.net.name, error)) from error
+
+    def reduced(self, X: Any, most_bytes: int) -> tuple[NetModel, NetRows] | None:
+        """The last layer alone and, as its rows, what goes into it."""
+        rows, state = self.rows(X), self.state
+        if not state.head_sought:
+            head, (engine, block_rows) = head_of(self.net), state.asked
+            if head is not None:
+                state.head = head, NetModel(head.net, state=State(engine=engine, block_rows=block_rows))
+            state.head_sought = True
+        if state.head is None:
+            return None
+        head, model = state.head
+        leaves, kept = as_leaves(self.theta), np.empty(0)
+        for at, x in self._over_blocks(rows, lambda batch, at: inputs_of(head, self.net, leaves, batch)):
+            if x is None or (at.start and x.shape[1:] != kept.shape[1:]):
+                return None
+            part = as_numpy(x)
+            if at.start == 0:
+                if len(rows) * part[:1].nbytes > most_bytes:
+                    return None
+                kept = np.empty((len(rows), *part.shape[1:]), dtype=part.dtype)
+            kept[at] = part
+        reduced = model.at(self._params)
+        return reduced, reduced.rows(kept)
 
     def jacobians(self, X: Any) -> Iterator[np.ndarray]:
         """Jacobians ``(b, K, p)`` of consecutive rows, a few at a time."""

@@ -51,6 +51,9 @@ class State:
     one_pass: bool | None = None  # whether `forward_graph` was found to be right
     twice: bool = False  # whether second derivatives were found to be symmetric
     plan: Plan | None = None
+    asked: tuple[str, int | None] = ("auto", None)  # the engine and the block's rows that the user named, for the head
+    head: Any = None  # of `NetModel.reduced`: the layer and a model of it, or None if there is none
+    head_sought: bool = False
     refused: dict[str, str] = field(default_factory=dict)
 
 

@@ -1,0 +1,63 @@
+"""A net's chosen layer by itself, where it is the last thing that the net does: what comes before it never moves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ._copies import copied
+from ._net import Net, Tensors
+
+
+@dataclass(frozen=True)
+class Head:
+    """The layer within the net, and a net of its own that is its copy."""
+
+    layer: nn.Module
+    net: Net
+
+
+def head_of(net: Net) -> Head | None:
+    """The module that all chosen parameters are of, if it is one part of the net and shares them with none.
+
+    Not one with hooks: what they do to its inputs would be done twice.
+    """
+    owners = [home for homes in net.homes.values() for home, _ in homes]
+    if len(owners) != len(net.theta) or any(owner is not owners[0] for owner in owners):
+        return None
+    layer = next(part for part in net.module.modules() if part._parameters is owners[0])
+    if layer is net.module.inner or layer._forward_pre_hooks or layer._forward_hooks:
+        return None
+    own = [name.rpartition(".")[2] for name in net.theta]
+    alone = copied(layer)
+    for name in own:
+        alone._parameters[name].requires_grad_()
+    return Head(layer, Net(alone, own, cast_inputs=True))
+
+
+def inputs_of(head: Head, net: Net, leaves: Tensors, batch: Any) -> torch.Tensor | None:
+    """What goes into the layer; None where more than its outputs makes the net's, or where the chosen parameters
+    reach the outputs by another way too.
+    """
+    calls: list[tuple[Any, Any, Any]] = []
+
+    def note(module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
+        calls.append((args, kwargs, out))
+
+    hook = head.layer.register_forward_hook(note, with_kwargs=True)
+    try:
+        F = net.raw(leaves, batch)
+    finally:
+        hook.remove()
+    if len(calls) != 1:
+        return None
+    args, kwargs, out = calls[0]
+    if kwargs or len(args) != 1 or not all(isinstance(part, torch.Tensor) for part in (*args, out)):
+        return None
+    (x,) = args
+    if x.requires_grad or not x.is_floating_point() or len(x) != len(F) or out.numel() != F.numel():
+        return None
+    return x.detach() if torch.equal(out.detach().reshape(F.shape), F.detach()) else None

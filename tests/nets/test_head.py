@@ -1,0 +1,248 @@
+"""Many products with the Hessian of a net's last layer: what comes before the layer is run once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+from sklearn import config_context
+
+torch = pytest.importorskip("torch")
+from torch import nn  # noqa: E402
+
+from skinfluence import influence_scores, methods  # noqa: E402
+from skinfluence.models import as_model  # noqa: E402
+from skinfluence.nets import DifferentiableNet  # noqa: E402
+from skinfluence.operators import TrainingProblem  # noqa: E402
+
+from .reference import outputs_and_jacobian, second_order  # noqa: E402
+
+N, M, D, K = 23, 6, 4, 3
+METHODS = {
+    "exact": methods.Exact(damping=0.3), "cg": methods.CG(damping=0.3, tol=1e-12),
+    "lissa": methods.LiSSA(damping=0.3, depth=3000, tol=1e-12), "arnoldi": methods.Arnoldi(damping=0.3, rank=18),
+    "self_lissa": methods.SelfLiSSA(damping=0.3, depth=3000, tol=1e-12),
+    "lissa by mini-batches": methods.LiSSA(damping=0.3, depth=5, batch_size=5),
+}  # fmt: skip
+
+
+class Plain(nn.Module):
+    """A body, and a last layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(D, 5), nn.Tanh())
+        self.last = nn.Linear(5, K)
+
+    def forward(self, x):
+        return self.last(self.body(x))
+
+
+class ByName(Plain):
+    def forward(self, x):
+        return {"logits": super().forward(x)}
+
+
+class OverPositions(Plain):
+    """The same layer for each of several positions, of which there is an output each."""
+
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Linear(1, 1)
+
+    def forward(self, x):
+        return self.last(self.body(x)[:, :K, None])
+
+
+class Scaled(Plain):
+    """Something is done to what the last layer gives."""
+
+    def forward(self, x):
+        return super().forward(x) / 8
+
+
+class Shifted(Plain):
+    """The outputs are as many as the last layer's, and others."""
+
+    def forward(self, x):
+        return super().forward(x) + x[:, :K]
+
+
+class Tied(Plain):
+    """The last layer's weights are used before it too, without its being called."""
+
+    def forward(self, x):
+        return self.last(torch.tanh(nn.functional.linear(self.body(x), self.last.weight) @ self.last.weight))
+
+
+class Twice(Plain):
+    """The last layer is called twice."""
+
+    def forward(self, x):
+        z = self.body(x)
+        return self.last(torch.tanh(self.last(z) @ torch.ones(K, 5, dtype=x.dtype)))
+
+
+class ByKeyword(Plain):
+    """The last layer is told its inputs by name."""
+
+    def forward(self, x):
+        return self.last(input=self.body(x))
+
+
+class Hooked(Plain):
+    """Something is done to what goes into the last layer, by a hook."""
+
+    def __init__(self):
+        super().__init__()
+        self.last.register_forward_pre_hook(lambda module, args: (2 * args[0],))
+
+
+REDUCED = {"plain": Plain, "by name": ByName, "over positions": OverPositions}
+WHOLE = {
+    "scaled": Scaled, "shifted": Shifted, "tied": Tied, "called twice": Twice, "by keyword": ByKeyword,
+    "hooked": Hooked,
+}  # fmt: skip
+NETS = REDUCED | WHOLE
+
+
+class Loss(nn.Module):
+    """The mean cross-entropy of logits, however they come."""
+
+    def forward(self, out, y):
+        out = out["logits"] if isinstance(out, dict) else out
+        return nn.functional.cross_entropy(out.flatten(1), y)
+
+
+def made(name):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = NETS[name]().double()
+    module.body.requires_grad_(False)  # the last layer is all that the reference takes gradients in
+    return module
+
+
+def drawn():
+    rng = np.random.RandomState(0)
+    return rng.standard_normal((N, D)), np.arange(N) % K, rng.standard_normal((M, D)), rng.randint(K, size=M)
+
+
+def problem_of(module, curvature="gauss_newton", **options):
+    asked = DifferentiableNet((module, Loss()), parameters="last_layer", curvature=curvature, **options)
+    X, y, *_ = drawn()
+    return TrainingProblem(as_model(asked), X, y)
+
+
+def reference(module, curvature):
+    """The Hessian of the mean loss from single rows' backward passes."""
+    X, y, *_ = drawn()
+    F, J = outputs_and_jacobian(module, X)
+    p = np.exp(F) / np.exp(F).sum(axis=1, keepdims=True)
+    curved = np.einsum("nk,kl->nkl", p, np.eye(K)) - np.einsum("nk,nl->nkl", p, p)
+    H = np.einsum("nkp,nkl,nlq->pq", J, curved, J) / N
+    if curvature == "hessian":
+        R = (p - np.eye(K)[y]) / N
+        H += np.stack([second_order(module, X, R, v) for v in np.eye(len(H))])
+    return H
+
+
+def is_reduced(problem):
+    return problem.fitted.model.reduced(problem.rows.X, 10**9) is not None
+
+
+@pytest.mark.parametrize("curvature", ["gauss_newton", "hessian"])
+@pytest.mark.parametrize("name", NETS)
+def test_products_are_those_of_the_dense_hessian(name, curvature):
+    problem = problem_of(made(name), curvature)
+    found = problem.hessian(problem.params).matmat(np.eye(problem.n_params))
+    wanted = reference(made(name), curvature)
+    assert_allclose(found, wanted, atol=1e-8 * np.abs(wanted).max() if curvature == "hessian" else 1e-14)
+    assert is_reduced(problem) == (name in REDUCED)
+
+
+@pytest.mark.parametrize("block_rows", [None, 5])
+@pytest.mark.parametrize("name", METHODS)
+def test_scores_are_those_of_the_whole_net(name, block_rows):
+    asked = DifferentiableNet((made("plain"), Loss()), parameters="last_layer", block_rows=block_rows)
+
+    def scores():
+        return influence_scores(asked, *drawn(), method=METHODS[name], random_state=0)
+
+    found = scores()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("skinfluence.models.nets._model.head_of", lambda net: None)
+        wanted = scores()
+    assert_allclose(found, wanted, rtol=1e-9, atol=1e-12 * np.abs(wanted).max())
+
+
+def test_the_body_runs_once_however_many_products_there_are(monkeypatch):
+    runs = []
+    module = made("plain")
+    asked = problem_of(module)
+    body = asked.fitted.model.net.module.inner.body
+    body.register_forward_hook(lambda *ignored: runs.append(1))
+    H = asked.hessian(asked.params)
+    before = len(runs)
+    for v in np.eye(asked.n_params):
+        H.matvec(v)
+    assert len(runs) == before
+
+
+def test_other_parameters_of_the_layer_make_other_products():
+    problem = problem_of(made("plain"))
+    other = made("plain")
+    with torch.no_grad():
+        other.last.weight.mul_(3)
+    params = np.concatenate([part.detach().numpy().ravel() for part in other.last.parameters()])
+    at_first = problem.hessian(problem.params).matmat(np.eye(problem.n_params))
+    found = problem.hessian(params).matmat(np.eye(problem.n_params))
+    assert_allclose(found, reference(other, "gauss_newton"), atol=1e-14)
+    assert np.abs(found - at_first).max() > 1e-3
+
+
+def test_inputs_that_are_large_are_not_kept():
+    problem = problem_of(made("plain"))
+    n_bytes = N * 5 * 8
+    assert problem.fitted.model.reduced(problem.rows.X, n_bytes) is not None
+    assert problem.fitted.model.reduced(problem.rows.X, n_bytes - 1) is None
+    found = problem.hessian(problem.params).matmat(np.eye(problem.n_params))
+    with config_context(working_memory=4 * (n_bytes - 1) / 2**20):
+        wanted = problem.hessian(problem.params).matmat(np.eye(problem.n_params))
+    assert_allclose(found, wanted, atol=1e-14)
+
+
+@pytest.mark.parametrize("engine", ["forward", "double_backward", "row_loop"])
+def test_the_engine_and_the_blocks_that_were_asked_for_are_those_of_the_layer_too(engine):
+    problem = problem_of(made("plain"), engine=engine, block_rows=4)
+    reduced, X = problem.fitted.model.reduced(problem.rows.X, 10**9)
+    reduced.probe(X)
+    assert (reduced.engine, reduced.state.block_rows) == (engine, 4)
+    found = problem.hessian(problem.params).matmat(np.eye(problem.n_params))
+    assert_allclose(found, reference(made("plain"), "gauss_newton"), atol=1e-14)
+
+
+def test_parameters_of_two_layers_or_of_the_only_one_have_no_head():
+    two = TrainingProblem(as_model(DifferentiableNet((Plain().double(), Loss()))), *drawn()[:2])
+    only = TrainingProblem(as_model(DifferentiableNet((nn.Linear(D, K).double(), Loss()))), *drawn()[:2])
+    assert not is_reduced(two)
+    assert not is_reduced(only)
+
+
+def test_some_parameters_of_the_layer_are_enough():
+    module = made("plain")
+    module.last.bias.requires_grad_(False)
+    problem = problem_of(module)
+    assert problem.n_params == 5 * K
+    found = problem.hessian(problem.params).matmat(np.eye(problem.n_params))
+    assert_allclose(found, reference(module, "gauss_newton"), atol=1e-14)
+    assert is_reduced(problem)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_layers_of_less_precision(dtype):
+    bound = {"float32": 1e-5, "bfloat16": 3e-2}[dtype]
+    problem = problem_of(made("plain"), dtype=dtype)
+    found = problem.hessian(problem.params).matmat(np.eye(problem.n_params))
+    wanted = reference(made("plain"), "gauss_newton")
+    assert_allclose(found, wanted, atol=bound * np.abs(wanted).max())
+    assert is_reduced(problem)
