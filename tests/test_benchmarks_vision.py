@@ -20,6 +20,7 @@ from benchmarks.experiments import (
     _vision_tables,
     vision,
 )
+from skinfluence import influence_scores
 
 Image = pytest.importorskip("PIL.Image", reason="needs Pillow")
 
@@ -276,6 +277,20 @@ def test_what_a_net_leaves_out_is_a_part_of_its_own(data_home, result, monkeypat
     whole = {row["method"]: row for row in _vision_net.one_seed("MLP-Mixer", "worst", 0, data_home, sizes)}
     for key in ("accuracy", "apart", "auroc", "hit"):
         assert found[0][key] == whole["datainf"][key], key
+
+
+def test_self_influence_by_lissa_is_that_of_the_last_layer(data_home, result):
+    from skinfluence.nets import DifferentiableNet
+
+    (found,) = _vision_parts.compute((f"MLP-Mixer{_vision_parts.LAST_LAYER}", "worst", 0), data_home, vision.QUICK)
+    assert found["method"] == "self_lissa, last layer"
+    split = _vision_net.draw("worst", 0, data_home, NET_SIZES["MLP-Mixer"])
+    net = _vision_net.fit_net("MLP-Mixer", split.X, split.y, 0, NET_SIZES["MLP-Mixer"])
+    head = DifferentiableNet(net, parameters=["8.weight", "8.bias"])
+    rows = split.X, split.y, split.X_val, split.y_val
+    scores = influence_scores(head, *rows, method="self_lissa", random_state=0)
+    for name, value in _vision_linear.detection(scores, split.wrong).items():
+        assert found[name] == value
 
 
 def test_differences_are_paired_by_seed():

@@ -20,6 +20,7 @@ FOLDS = ", folds"
 #: In which methods are that the model's own part leaves out; a part can be of one, which it is then named for.
 OTHERS = ", others"
 SOLVERS = ", solvers"
+LAST_LAYER = f", {_vision_net.SELF_LISSA}"
 #: In which random removal and cleanlab of the linear head are, at every rate.
 RATES = ", rates"
 Part = tuple[str, str, int]
