@@ -170,7 +170,9 @@ def test_stored_tables_of_the_whole_encoder_have_noise_beside_removal():
     gaps = {(row["method"], row["objective"]): np.array(row["gap"]["seeds"]) for row in rows}
     for noise in (text.heads.NONE, text.heads.RESTART, text.heads.RANDOM):
         assert (gaps["ip", FAIRNESS] < gaps[noise, ""]).all()
+        assert (gaps["datainf", FAIRNESS] < gaps[noise, ""]).all()
         assert (gaps[text.heads.CLEANLAB, ""] < gaps[noise, ""]).all()
+    assert not (gaps["ip_ensemble", FAIRNESS] < gaps[text.heads.RANDOM, ""]).all()
     seeds = {row["task"]: row["seeds"] for row in made["Whole encoder: how it was fine-tuned"]}
     assert min(seeds.values()) >= 3
 
