@@ -27,7 +27,8 @@ def dense_hessian(problem: TrainingProblem, params: np.ndarray) -> np.ndarray:
     elif problem.fitted.curvature == "hessian":
         return problem.hessian(params).matmat(np.eye(p))
     else:
-        H = problem.rows.total(JacobianCurvature(model, problem.loss))
+        reduced, rows = problem.reduced(params)
+        H = rows.total(JacobianCurvature(reduced, problem.loss))
         H = (H + H.T) / 2
     H /= problem.total_weight
     H[np.diag_indices_from(H)] += problem.penalty_scale * problem.fitted.penalty.l2

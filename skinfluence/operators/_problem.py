@@ -176,7 +176,7 @@ class TrainingProblem:
             If the loss has no second derivative.
         """
         self.require_hessian("hessian")
-        model, rows = self._reduced(params)
+        model, rows = self.reduced(params)
         l2 = self.penalty_scale * self.fitted.penalty.l2
         # The outputs do not change from one product to the next; they are kept where they are small beside X, and here.
         small = len(rows) * model.n_outputs * rows.X.dtype.itemsize <= _KEPT_OUTPUTS_BYTES
@@ -196,7 +196,7 @@ class TrainingProblem:
             shape, matvec=product, rmatvec=product, matmat=products, rmatmat=products, dtype=np.float64
         )
 
-    def _reduced(self, params: np.ndarray) -> tuple[Any, Rows]:
+    def reduced(self, params: np.ndarray) -> tuple[Any, Rows]:
         """The model at ``params`` with the training rows, or what serves many products with them at less work."""
         model = self.fitted.model.at(params)
         quarter = int(get_config()["working_memory"] * 2**20) // 4
