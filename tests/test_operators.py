@@ -16,7 +16,7 @@ from sklearn.linear_model import Lasso, LinearRegression, LogisticRegression, Ri
 from sklearn.svm import LinearSVC
 
 from skinfluence import influence_scores
-from skinfluence.models import as_model
+from skinfluence.models import as_model, linear
 from skinfluence.models._blocks import MAX_ROWS
 from skinfluence.models.linear import LinearModel
 from skinfluence.operators import (
@@ -187,6 +187,23 @@ def test_blocks_and_kept_outputs_change_nothing(case, memory, keep, monkeypatch)
         assert_allclose(np.concatenate([Fs[1] for Fs in found]), dense.outputs(problem.params), atol=1e-14)
 
 
+@pytest.mark.parametrize("at_once", [1, 7, 1000])
+@pytest.mark.parametrize("bytes_at_once", [1, 1 << 22])
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("sparse", [None, "csr", "csc"])
+def test_products_with_many_columns_at_once(kind, sparse, keep, bytes_at_once, at_once, monkeypatch):
+    X, y = data(kind)
+    given = X if sparse is None else sp.csr_array(X).asformat(sparse)
+    estimator = Ridge(2.0) if kind == "regression" else LogisticRegression(C=0.5)
+    problem = TrainingProblem(as_model(estimator.fit(X, y)), given, y)
+    monkeypatch.setattr(_problem, "_KEPT_OUTPUTS_BYTES", 1 << 20 if keep else 0)
+    monkeypatch.setattr(linear, "_PUSHED_OUTPUTS", at_once)
+    monkeypatch.setattr(linear, "_PUSHED_BYTES", bytes_at_once)
+    V = np.random.RandomState(3).standard_normal((problem.n_params, 11))
+    wanted = Dense(problem, X, np.ones(N)).hessian(problem.params) @ V
+    assert_allclose(problem.hessian(problem.params) @ V, wanted, atol=1e-14)
+
+
 MANY_OUTPUTS, MANY_ROWS = 40, 27_000  # whose outputs are 8.2 MiB, too much to be kept for the Hessian
 OPERATIONS = {
     "values": lambda problem, v: problem.row_values(problem.params),
@@ -202,6 +219,7 @@ OPERATIONS = {
     "label_scores": lambda problem, v: problem.label_scores([(1.0, problem.params, v)] * 3),
     "norms": lambda problem, v: problem.squared_gradient_norms(problem.params),
     "hessian": lambda problem, v: problem.hessian(problem.params) @ v,
+    "hessian, many columns": lambda problem, v: problem.hessian(problem.params) @ np.tile(v[:, None], 30),
     "dense_hessian": lambda problem, v: problem.dense_hessian(problem.params),
     "layers": lambda problem, v: sum(
         rows.squared_norms().sum() for _, (rows,) in problem.layer_rows(problem.params)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -83,6 +84,11 @@ class DifferentiableModel(Protocol):
         ``cotangents``.
         """
 
+    def push_and_pull_each(
+        self, X: Any, vs: np.ndarray, cotangents: TangentCotangents, F: np.ndarray | None = None
+    ) -> np.ndarray:
+        """`push_and_pull` along each of ``vs (m, p)``: ``(m, p)``."""
+
     @property
     def widest_layer(self) -> int:
         """Numbers a row takes where its gradient is handled layer by layer, beside what the model cuts itself."""
@@ -96,7 +102,19 @@ class DifferentiableModel(Protocol):
     def second_order(self, X: Any, cotangents: np.ndarray, v: np.ndarray) -> np.ndarray:
         """``sum_ik cotangents[i, k] (d²F_ik / dparams²) v``, ``(p,)``: what a Hessian has beyond Gauss-Newton."""
 
-    def reduced(self, X: Any, most_bytes: int) -> tuple[DifferentiableModel, Any] | None:
-        """A model of the same parameters and outputs that takes less work, and rows for it in the place of ``X``, which
-        take no more than so many bytes; None where there is none.
+    def reduced(self, X: Any, most_bytes: int) -> Reduced | None:
+        """A model of the same outputs that takes less work, with rows of no more than so many bytes in the place of
+        ``X``; None where there is none.
         """
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """A model that stands for another on the rows ``X`` of its own.
+
+    Its parameters are ``params[order]`` of the other's; None where they are the same.
+    """
+
+    model: DifferentiableModel
+    X: Any
+    order: np.ndarray | None = None

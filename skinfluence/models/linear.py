@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from ._blocks import memory_budget
 from ._layers import Layer, LayerRows
 from ._linear_rows import LinearRows, gram
 from ._protocol import Cotangents, TangentCotangents
@@ -20,6 +21,10 @@ _NARROW = 32
 
 # What is read twice is read in parts that a core's own cache holds, with room for what is computed of them.
 _CORE_CACHE_BYTES = 3 << 18
+
+# Measured: so many outputs at once, over all directions, and so many bytes of them were near the best for every table.
+_PUSHED_OUTPUTS = 128
+_PUSHED_BYTES = 1 << 22
 
 
 class LinearModel:
@@ -118,7 +123,7 @@ class LinearModel:
         Fs, _ = self.outputs_and_jvps(X, params, [])
         Ds = [cotangents(F, slice(0, X.shape[0]), m) for m, F in enumerate(Fs)]
         # The derivative of a linear model does not depend on its parameters.
-        stacked = self.vjp(X, Ds[0] if len(Ds) == 1 else np.concatenate([D.T for D in Ds]).T)
+        stacked = self.vjp(X, _side_by_side(Ds))
         return list(stacked.reshape(len(Ds), -1))
 
     def push_and_pull(
@@ -129,6 +134,22 @@ class LinearModel:
         else:
             T = self.jvp(X, v)
         return self.vjp(X, cotangents(F, T, slice(0, X.shape[0])))
+
+    def push_and_pull_each(
+        self, X: Any, vs: np.ndarray, cotangents: TangentCotangents, F: np.ndarray | None = None
+    ) -> np.ndarray:
+        if len(vs) == 1:
+            return self.push_and_pull(X, vs[0], cotangents, F)[None]
+        rows, out = slice(0, X.shape[0]), np.empty(vs.shape)
+        if F is None:
+            F = self.outputs(X)
+        budget = min(_PUSHED_BYTES, memory_budget() // 4)
+        together = min(_PUSHED_OUTPUTS // self.n_outputs, budget // max(F.nbytes, 1))
+        for start in range(0, len(vs), max(together, 1)):
+            some = slice(start, start + max(together, 1))
+            Ds = [cotangents(F, T, rows) for T in self.jvps(X, vs[some])]
+            out[some] = self.vjp(X, _side_by_side(Ds)).reshape(len(Ds), -1)
+        return out
 
     def squared_row_norms(self, X: Any, cotangents: Cotangents, free: np.ndarray) -> np.ndarray:
         mask = self.table(free)
@@ -206,6 +227,11 @@ class LinearModel:
 
     def _coef(self, table: np.ndarray, X: Any) -> np.ndarray:
         return np.ascontiguousarray(table[:, : self.n_features], dtype=X.dtype)
+
+
+def _side_by_side(Ds: Sequence[np.ndarray]) -> np.ndarray:
+    """Arrays ``(n, K)`` as one ``(n, len(Ds) K)``, class-major as they are."""
+    return Ds[0] if len(Ds) == 1 else np.concatenate([D.T for D in Ds]).T
 
 
 def _multiply(coef: np.ndarray, X: Any, out: np.ndarray) -> None:

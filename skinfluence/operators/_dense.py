@@ -17,18 +17,21 @@ def dense_hessian(problem: TrainingProblem, params: np.ndarray) -> np.ndarray:
     """The Hessian of the training objective as an array ``(p, p)``: from weighted Gram matrices for linear models, from
     blocks of rows' Jacobians for others.
     """
-    model, p = problem.fitted.model.at(params), problem.n_params
+    p = problem.n_params
+    model, rows, order = problem.reduced(params)
     if isinstance(model, LinearModel):
-        H = problem.rows.total(GramCurvature(model, problem.loss))
+        made = rows.total(GramCurvature(model, problem.loss))
         for k in range(model.n_outputs):
             for j in range(k):
-                H[j, :, k, :] = H[k, :, j, :].T
-        H = H.reshape(p, p)
+                made[j, :, k, :] = made[k, :, j, :].T
+        H = made.reshape(p, p)
+        if not isinstance(order, slice):
+            H = np.empty((p, p))
+            H[np.ix_(order, order)] = made.reshape(p, p)
     elif problem.fitted.curvature == "hessian":
         return problem.hessian(params).matmat(np.eye(p))
     else:
-        reduced, rows = problem.reduced(params)
-        H = rows.total(JacobianCurvature(reduced, problem.loss))
+        H = rows.total(JacobianCurvature(model, problem.loss))
         H = (H + H.T) / 2
     H /= problem.total_weight
     H[np.diag_indices_from(H)] += problem.penalty_scale * problem.fitted.penalty.l2

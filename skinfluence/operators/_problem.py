@@ -176,16 +176,17 @@ class TrainingProblem:
             If the loss has no second derivative.
         """
         self.require_hessian("hessian")
-        model, rows = self.reduced(params)
+        model, rows, order = self.reduced(params)
         l2 = self.penalty_scale * self.fitted.penalty.l2
         # The outputs do not change from one product to the next; they are kept where they are small beside X, and here.
         small = len(rows) * model.n_outputs * rows.X.dtype.itemsize <= _KEPT_OUTPUTS_BYTES
-        second_order = self.fitted.curvature == "hessian"
+        second_order = self.fitted.curvature == "hessian" and not model.linear
         keep = small and not rows.are_elsewhere and (model.linear or second_order)
-        kept = [(at, F) for at, (F,) in outputs_by_block(model, rows, [params])] if keep else None
+        kept = [(at, F) for at, (F,) in outputs_by_block(model, rows, [model.params])] if keep else None
 
         def products(V: np.ndarray) -> np.ndarray:
-            total = rows.total(HessianProducts(model, self.loss, second_order, V, kept))
+            total = np.empty(V.shape)
+            total[order] = rows.total(HessianProducts(model, self.loss, second_order, V[order], kept))
             return total / self.total_weight + l2[:, None] * V
 
         def product(v: np.ndarray) -> np.ndarray:
@@ -196,15 +197,17 @@ class TrainingProblem:
             shape, matvec=product, rmatvec=product, matmat=products, rmatmat=products, dtype=np.float64
         )
 
-    def reduced(self, params: np.ndarray) -> tuple[Any, Rows]:
-        """The model at ``params`` with the training rows, or what serves many products with them at less work."""
+    def reduced(self, params: np.ndarray) -> tuple[Any, Rows, Any]:
+        """The model at ``params`` with the training rows, or what serves many products with them at less work; and
+        which of ``params`` the model's parameters are, in order, as an index.
+        """
         model = self.fitted.model.at(params)
         quarter = int(get_config()["working_memory"] * 2**20) // 4
         found = None if self.rows.are_elsewhere else model.reduced(self.rows.X, quarter)
         if found is None:
-            return model, self.rows
-        reduced, X = found
-        return reduced, replace(self.rows, X=X)
+            return model, self.rows, slice(None)
+        order = slice(None) if found.order is None else found.order
+        return found.model, replace(self.rows, X=found.X), order
 
     def dense_hessian(self, params: np.ndarray) -> np.ndarray:
         """The same Hessian as an array ``(p, p)``, where that is small."""

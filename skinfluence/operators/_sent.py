@@ -189,15 +189,17 @@ class HessianProducts:
     kept: Sequence[tuple[slice, np.ndarray]] | None = None
 
     def __call__(self, rows: Rows) -> np.ndarray:
-        total = np.zeros(self.V.shape)
+        vs = np.ascontiguousarray(self.V.T)
+        total = np.zeros(vs.shape)
         for X, y, weight, F in self._blocks(rows):
-            if F is None and (self.second_order or (self.model.linear and self.V.shape[1] > 1)):
+            if F is None and self.second_order:
                 F = self.model.outputs(X)
-            for j, v in enumerate(np.ascontiguousarray(self.V.T)):
-                total[:, j] += self.model.push_and_pull(X, v, partial(self._curved, y, weight), F)
-                if self.second_order:
-                    total[:, j] += self.model.second_order(X, weighted(self.loss.gradient(F, y), weight), v)
-        return total
+            total += self.model.push_and_pull_each(X, vs, partial(self._curved, y, weight), F)
+            if self.second_order:
+                D = weighted(self.loss.gradient(F, y), weight)
+                for j, v in enumerate(vs):
+                    total[j] += self.model.second_order(X, D, v)
+        return total.T
 
     def _curved(self, y: np.ndarray, weight: np.ndarray | None, F: np.ndarray, T: np.ndarray, at: slice) -> np.ndarray:
         return weighted(self.loss.hessian_product(F, y[at], T), None if weight is None else weight[at])

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 from skinfluence import influence_scores, methods  # noqa: E402
-from skinfluence.models import as_model  # noqa: E402
+from skinfluence.models import LinearModel, as_model  # noqa: E402
 from skinfluence.nets import DifferentiableNet  # noqa: E402
 from skinfluence.operators import TrainingProblem  # noqa: E402
 
@@ -98,7 +98,39 @@ class Hooked(Plain):
         self.last.register_forward_pre_hook(lambda module, args: (2 * args[0],))
 
 
-REDUCED = {"plain": Plain, "by name": ByName, "over positions": OverPositions}
+class Own(nn.Linear):
+    """Not what a linear layer of torch's gives."""
+
+    def forward(self, x):
+        return super().forward(x) ** 3
+
+
+class OwnLayer(Plain):
+    """The last layer is of a class that inherits from the linear one."""
+
+    def __init__(self):
+        super().__init__()
+        self.last = Own(5, K)
+
+
+class NoBias(Plain):
+    """The last layer has no bias."""
+
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Linear(5, K, bias=False)
+
+
+class OnlyLayer(Plain):
+    """There is nothing before the last layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.last = nn.Identity(), nn.Linear(D, K)
+
+
+LINEAR = {"plain": Plain, "by name": ByName, "no bias": NoBias, "only layer": OnlyLayer}
+REDUCED = LINEAR | {"over positions": OverPositions, "own layer": OwnLayer}
 WHOLE = {
     "scaled": Scaled, "shifted": Shifted, "tied": Tied, "called twice": Twice, "by keyword": ByKeyword,
     "hooked": Hooked,
@@ -150,6 +182,10 @@ def is_reduced(problem):
     return problem.fitted.model.reduced(problem.rows.X, 10**9) is not None
 
 
+def is_linear(problem):
+    return is_reduced(problem) and isinstance(problem.fitted.model.reduced(problem.rows.X, 10**9).model, LinearModel)
+
+
 @pytest.mark.parametrize("curvature", ["gauss_newton", "hessian"])
 @pytest.mark.parametrize("name", NETS)
 def test_products_are_those_of_the_dense_hessian(name, curvature):
@@ -160,12 +196,13 @@ def test_products_are_those_of_the_dense_hessian(name, curvature):
     assert_allclose(found, wanted, atol=bound)
     assert_allclose(problem.dense_hessian(problem.params), wanted, atol=bound)
     assert is_reduced(problem) == (name in REDUCED)
+    assert is_linear(problem) == (name in LINEAR)
 
 
-@pytest.mark.parametrize("block_rows", [None, 5])
+@pytest.mark.parametrize("how", [{}, {"block_rows": 5}, {"engine": "forward"}], ids=str)
 @pytest.mark.parametrize("name", METHODS)
-def test_scores_are_those_of_the_whole_net(name, block_rows):
-    asked = DifferentiableNet((made("plain"), Loss()), parameters="last_layer", block_rows=block_rows)
+def test_scores_are_those_of_the_whole_net(name, how):
+    asked = DifferentiableNet((made("plain"), Loss()), parameters="last_layer", **how)
 
     def scores():
         return influence_scores(asked, *drawn(), method=METHODS[name], random_state=0)
@@ -217,28 +254,38 @@ def test_inputs_that_are_large_are_not_kept():
 @pytest.mark.parametrize("engine", ["forward", "double_backward", "row_loop"])
 def test_the_engine_and_the_blocks_that_were_asked_for_are_those_of_the_layer_too(engine):
     problem = problem_of(made("plain"), engine=engine, block_rows=4)
-    reduced, X = problem.fitted.model.reduced(problem.rows.X, 10**9)
-    reduced.probe(X)
-    assert (reduced.engine, reduced.state.block_rows) == (engine, 4)
+    found = problem.fitted.model.reduced(problem.rows.X, 10**9)
+    found.model.probe(found.X)
+    assert (found.model.engine, found.model.state.block_rows) == (engine, 4)
     found = problem.hessian(problem.params).matmat(np.eye(problem.n_params))
     assert_allclose(found, reference(made("plain"), "gauss_newton"), atol=1e-14)
 
 
 def test_parameters_of_two_layers_or_of_the_only_one_have_no_head():
     two = TrainingProblem(as_model(DifferentiableNet((Plain().double(), Loss()))), *drawn()[:2])
-    only = TrainingProblem(as_model(DifferentiableNet((nn.Linear(D, K).double(), Loss()))), *drawn()[:2])
+    only = TrainingProblem(as_model(DifferentiableNet((Own(D, K).double(), Loss()))), *drawn()[:2])
     assert not is_reduced(two)
     assert not is_reduced(only)
 
 
-def test_some_parameters_of_the_layer_are_enough():
+def test_a_net_that_is_a_linear_layer_is_a_linear_model():
+    module = nn.Linear(D, K).double()
+    problem = TrainingProblem(as_model(DifferentiableNet((module, Loss()))), *drawn()[:2])
+    assert is_linear(problem)
+    found = problem.hessian(problem.params).matmat(np.eye(problem.n_params))
+    assert_allclose(found, reference(module, "gauss_newton"), atol=1e-14)
+
+
+@pytest.mark.parametrize("frozen", ["weight", "bias"])
+def test_some_parameters_of_the_layer_are_enough(frozen):
     module = made("plain")
-    module.last.bias.requires_grad_(False)
+    getattr(module.last, frozen).requires_grad_(False)
     problem = problem_of(module)
-    assert problem.n_params == 5 * K
+    assert problem.n_params == {"bias": 5 * K, "weight": K}[frozen]
     found = problem.hessian(problem.params).matmat(np.eye(problem.n_params))
     assert_allclose(found, reference(module, "gauss_newton"), atol=1e-14)
     assert is_reduced(problem)
+    assert not is_linear(problem)  # its outputs are not those of the parameters alone
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -249,3 +296,4 @@ def test_layers_of_less_precision(dtype):
     wanted = reference(made("plain"), "gauss_newton")
     assert_allclose(found, wanted, atol=bound * np.abs(wanted).max())
     assert is_reduced(problem)
+    assert is_linear(problem) == (dtype == "float32")

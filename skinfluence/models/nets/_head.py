@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
+from ..linear import LinearModel
 from ._copies import copied
 from ._net import Net, Tensors
 
@@ -29,7 +31,7 @@ def head_of(net: Net) -> Head | None:
     if len(owners) != len(net.theta) or any(owner is not owners[0] for owner in owners):
         return None
     layer = next(part for part in net.module.modules() if part._parameters is owners[0])
-    if layer is net.module.inner or layer._forward_pre_hooks or layer._forward_hooks:
+    if (layer is net.module.inner and type(layer) is not nn.Linear) or layer._forward_pre_hooks or layer._forward_hooks:
         return None
     own = [name.rpartition(".")[2] for name in net.theta]
     alone = copied(layer)
@@ -61,3 +63,23 @@ def inputs_of(head: Head, net: Net, leaves: Tensors, batch: Any) -> torch.Tensor
     if x.requires_grad or not x.is_floating_point() or len(x) != len(F) or out.numel() != F.numel():
         return None
     return x.detach() if torch.equal(out.detach().reshape(F.shape), F.detach()) else None
+
+
+def linear_head(head: Head, params: np.ndarray, inputs: np.ndarray) -> tuple[LinearModel, np.ndarray] | None:
+    """A plain linear layer of one input a row as a `LinearModel`, whose products cost no call of torch, and which of
+    ``params`` its own are; None for other layers, for one whose bias does not move, and on an accelerator.
+    """
+    layer, net = head.layer, head.net
+    chosen = [name for name, own in layer._parameters.items() if own is not None]
+    if type(layer) is not nn.Linear or inputs.ndim != 2 or len(net.theta) != len(chosen):
+        return None
+    if net.device.type != "cpu" or net.dtype not in (torch.float32, torch.float64):
+        return None
+    K, d = layer.weight.shape
+    order = np.empty((K, d + (layer.bias is not None)), dtype=np.intp)
+    order[:, :d] = net.offsets["inner.weight"] + np.arange(K * d).reshape(K, d)
+    if layer.bias is not None:
+        order[:, d] = net.offsets["inner.bias"] + np.arange(K)
+    order = order.ravel()
+    model = LinearModel(params[order], n_features=d, n_outputs=K, fit_intercept=layer.bias is not None)
+    return model, order

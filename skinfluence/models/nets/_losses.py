@@ -18,7 +18,7 @@ from ._class_shares import class_shares
 from ._engines import batch_rows, take_row, take_rows
 from ._first_rows import as_numpy
 from ._model import NetModel
-from ._slopes import Slope, slope_of
+from ._slopes import Derivatives, derivatives_of
 
 Ask = Callable[[Any, Any, torch.Tensor], torch.Tensor]
 """``(criterion, output, target) -> loss``."""
@@ -154,20 +154,36 @@ class RowLoss:
 
     def slope(self, out: Any, y: torch.Tensor) -> torch.Tensor | None:
         """The derivative of their sum, where it can be written down."""
-        if self.formula is None or self.by_mean or not isinstance(out, torch.Tensor):
+        share = self._written_share(out, y)
+        if share is None or self.written is None:
+            return None
+        D = self.written.slope(out, y)
+        return D if share == 1 else D.mul_(share)
+
+    def curved(self, out: Any, y: torch.Tensor, V: torch.Tensor) -> torch.Tensor | None:
+        """The second derivative of their sum, times ``V`` of as many numbers as the outputs, where it can be written
+        down.
+        """
+        share = self._written_share(out, y)
+        if share is None or self.written is None:
+            return None
+        H = self.written.curved(out, V.reshape(out.shape))
+        return H if share == 1 else H.mul_(share)
+
+    def _written_share(self, out: Any, y: torch.Tensor) -> float | None:
+        """What a term counts for in its row's loss, where the derivatives that are written down are the loss's."""
+        if self.written is None or self.by_mean or not isinstance(out, torch.Tensor):
             return None
         if y.is_floating_point():
             if out.shape != y.shape or isinstance(self.plain, nn.CrossEntropyLoss):
                 return None
-            share = 1.0 if self.reduction in ("sum", "batchmean") else len(out) / out.numel()
-            D = self.formula(out, y)
-            return D if share == 1 else D.mul_(share)
+            return 1.0 if self.reduction in ("sum", "batchmean") else len(out) / out.numel()
         known = isinstance(self.plain, nn.CrossEntropyLoss) and out.dim() == 2 and y.dim() == 1
-        return self.formula(out, y) if known and not bool((y == self.plain.ignore_index).any()) else None
+        return 1.0 if known and not bool((y == self.plain.ignore_index).any()) else None
 
     @cached_property
-    def formula(self) -> Slope | None:
-        return slope_of(self.plain) if self.asked_plainly else None
+    def written(self) -> Derivatives | None:
+        return derivatives_of(self.plain) if self.asked_plainly else None
 
     def total(self, out: Any, y: torch.Tensor) -> torch.Tensor:
         """Their sum."""
@@ -294,6 +310,10 @@ class NetLoss:
         return self._numpy(g, F)
 
     def hessian_product(self, F: np.ndarray, y: np.ndarray, V: np.ndarray) -> np.ndarray:
+        if self.from_raw is None and not self.as_logits:
+            written = self.rowwise.curved(*self.asked(self.tensor(F), y), self.tensor(V))
+            if written is not None:
+                return self._numpy(written.reshape(F.shape), F)
         with self.model.net.still(), torch.enable_grad():
             f = self.tensor(F).requires_grad_()
             raw = self._normalised(f) if self.as_logits else f

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from .._layers import LayerRows
-from .._protocol import Cotangents, TangentCotangents
+from .._protocol import Cotangents, Reduced, TangentCotangents
 from ._engines import Passes, along, forward_graph, jacobians, rows_within, written_out
 from ._first_rows import ProbedNet, as_numpy
 from ._ghost import layer_rows, squared_lengths
-from ._head import head_of, inputs_of
+from ._head import head_of, inputs_of, linear_head
 from ._memory import is_out_of_memory
 from ._net import Structure, Tensors, as_leaves
 from ._probe import State, can_pull_duals, can_vmap, tolerance_of
@@ -143,6 +143,12 @@ class NetModel(ProbedNet):
         (F,), (T,) = self.outputs_and_jvps(rows, [self._params], [v])
         return self.vjp(rows, cotangents(F, T, slice(0, len(rows))))
 
+    def push_and_pull_each(
+        self, X: Any, vs: np.ndarray, cotangents: TangentCotangents, F: np.ndarray | None = None
+    ) -> np.ndarray:
+        rows = self.rows(X)
+        return np.stack([self.push_and_pull(rows, v, cotangents, F) for v in vs])
+
     def _push_and_pull(self, rows: NetRows, v: np.ndarray, cotangents: TangentCotangents) -> np.ndarray:
         leaves, direction = as_leaves(self.theta), self.net.unflat(v)
 
@@ -235,7 +241,7 @@ class NetModel(ProbedNet):
                 raise
             raise TypeError(_NO_SECOND.format(self.net.name, error)) from error
 
-    def reduced(self, X: Any, most_bytes: int) -> tuple[NetModel, NetRows] | None:
+    def reduced(self, X: Any, most_bytes: int) -> Reduced | None:
         """The last layer alone and, as its rows, what goes into it."""
         rows, state = self.rows(X), self.state
         if not state.head_sought:
@@ -256,8 +262,11 @@ class NetModel(ProbedNet):
                     return None
                 kept = np.empty((len(rows), *part.shape[1:]), dtype=part.dtype)
             kept[at] = part
+        linear = linear_head(head, self._params, kept) if state.asked[0] == "auto" else None
+        if linear is not None:
+            return Reduced(linear[0], kept, linear[1])
         reduced = model.at(self._params)
-        return reduced, reduced.rows(kept)
+        return Reduced(reduced, reduced.rows(kept))
 
     def jacobians(self, X: Any) -> Iterator[np.ndarray]:
         """Jacobians ``(b, K, p)`` of consecutive rows, a few at a time."""
