@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -44,6 +44,18 @@ from ._sent import (
 # Beside scores of as many rows that is all that a call may take.
 _KEPT_OUTPUTS_BYTES = 6 << 20
 _FEW = 256  # rows
+
+
+class Reduction(NamedTuple):
+    """A model and rows for it; ``order`` is which of the problem's parameters the model's are, as an index."""
+
+    model: Any
+    rows: Rows
+    order: Any
+
+    def take(self, indices: np.ndarray) -> Reduction:
+        """Of some of the rows, copied."""
+        return self._replace(rows=self.rows.take(indices))
 
 
 class TrainingProblem:
@@ -167,8 +179,9 @@ class TrainingProblem:
                 "'tracin', 'gex', 'trak', 'datainf'."
             )
 
-    def hessian(self, params: np.ndarray) -> LinearOperator:
-        """The Hessian of L at ``params``, ``(p, p)``. For a linear model it is the Gauss-Newton matrix too.
+    def hessian(self, at: np.ndarray | Reduction) -> LinearOperator:
+        """The Hessian of L ``(p, p)`` at parameters, or at what `reduced` gives for them, which may be of some of the
+        rows. For a linear model it is the Gauss-Newton matrix too.
 
         Raises
         ------
@@ -176,13 +189,13 @@ class TrainingProblem:
             If the loss has no second derivative.
         """
         self.require_hessian("hessian")
-        model, rows, order = self.reduced(params)
+        model, rows, order = at if isinstance(at, Reduction) else self.reduced(at)
         l2 = self.penalty_scale * self.fitted.penalty.l2
         # The outputs do not change from one product to the next; they are kept where they are small beside X, and here.
         small = len(rows) * model.n_outputs * rows.X.dtype.itemsize <= _KEPT_OUTPUTS_BYTES
         second_order = self.fitted.curvature == "hessian" and not model.linear
         keep = small and not rows.are_elsewhere and (model.linear or second_order)
-        kept = [(at, F) for at, (F,) in outputs_by_block(model, rows, [model.params])] if keep else None
+        kept = [(part, F) for part, (F,) in outputs_by_block(model, rows, [model.params])] if keep else None
 
         def products(V: np.ndarray) -> np.ndarray:
             total = np.empty(V.shape)
@@ -197,17 +210,15 @@ class TrainingProblem:
             shape, matvec=product, rmatvec=product, matmat=products, rmatmat=products, dtype=np.float64
         )
 
-    def reduced(self, params: np.ndarray) -> tuple[Any, Rows, Any]:
-        """The model at ``params`` with the training rows, or what serves many products with them at less work; and
-        which of ``params`` the model's parameters are, in order, as an index.
-        """
+    def reduced(self, params: np.ndarray) -> Reduction:
+        """The model at ``params`` with the training rows, or what serves many products with them at less work."""
         model = self.fitted.model.at(params)
         quarter = int(get_config()["working_memory"] * 2**20) // 4
         found = None if self.rows.are_elsewhere else model.reduced(self.rows.X, quarter)
         if found is None:
-            return model, self.rows, slice(None)
+            return Reduction(model, self.rows, slice(None))
         order = slice(None) if found.order is None else found.order
-        return found.model, replace(self.rows, X=found.X), order
+        return Reduction(found.model, replace(self.rows, X=found.X), order)
 
     def dense_hessian(self, params: np.ndarray) -> np.ndarray:
         """The same Hessian as an array ``(p, p)``, where that is small."""

@@ -15,8 +15,7 @@ from sklearn.utils import check_random_state, check_scalar
 from ..models import LinearModel
 from ..operators import TrainingProblem, warn_unless_minimum
 from ._base import Solve, on_free
-from .cg import check_damping, warn_of_damping
-from .lissa import net_damping
+from .cg import check_damping, net_damping, warn_of_damping
 
 
 class ArnoldiInverse(BaseEstimator):
@@ -99,7 +98,7 @@ class ArnoldiInverse(BaseEstimator):
         values, basis = values[kept], Q @ vectors[:, kept]
         least = float(values.min(initial=np.inf))
         if self.damping == "auto" and not isinstance(problem.fitted.model, LinearModel):
-            damping = net_damping(problem, params)
+            damping = net_damping(H, free)
         if least + damping < 0 and self.damping == "auto":
             damping = 1.1 * abs(least)
             warn_of_damping(damping)

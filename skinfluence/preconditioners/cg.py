@@ -70,7 +70,7 @@ class CGInverse(BaseEstimator):
         warn_unless_minimum(problem, params)
         H, free = problem.hessian(params), problem.free
         if self.damping == "auto" and not isinstance(problem.fitted.model, LinearModel):
-            damping = NET_DAMPING * abs(mean_eigenvalue(H, free))
+            damping = net_damping(H, free)
         report: dict[str, Any] = {"solver": "cg", "damping": damping, "n_iter": 0, "residual": 0.0}
         approximate_inverse = _kronecker_inverse(problem, params) if free.all() else np.copy
 
@@ -101,6 +101,11 @@ class CGInverse(BaseEstimator):
             return u
 
         return on_free(free, by_columns(solve)), report
+
+
+def net_damping(H: LinearOperator, free: np.ndarray) -> float:
+    """What the inverse Hessians of this package add for nets when they are left to choose."""
+    return NET_DAMPING * abs(mean_eigenvalue(H, free))
 
 
 def mean_eigenvalue(H: LinearOperator, free: np.ndarray) -> float:

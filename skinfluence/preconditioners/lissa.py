@@ -10,17 +10,18 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
+from scipy.sparse.linalg import LinearOperator
 from sklearn import get_config
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state, check_scalar
 
 from ..models import LinearModel
-from ..operators import TrainingProblem, warn_unless_minimum
+from ..operators import Reduction, Rows, TrainingProblem, warn_unless_minimum
 from ._base import Solve, on_free
 from ._series import Series
 from ._spectrum import extreme_eigenvalues
-from .cg import NET_DAMPING, check_damping, mean_eigenvalue, warn_of_damping
+from .cg import check_damping, net_damping, warn_of_damping
 
 Times = Callable[[np.ndarray], np.ndarray]
 """``V -> H V`` on ``(p, m)``."""
@@ -107,7 +108,9 @@ class LiSSAInverse(BaseEstimator):
         warn_unless_minimum(problem, params)
         self._check()
         free = problem.free
-        times = _times(problem, params)
+        reduced = problem.reduced(params)
+        H = problem.hessian(reduced)
+        times = _times(H, free)
         n_free = int(free.sum())
         if n_free == 0:
             return on_free(free, np.copy), {"solver": "lissa", "damping": check_damping(self.damping)}
@@ -118,10 +121,10 @@ class LiSSAInverse(BaseEstimator):
         curvature = max(abs(top), abs(bottom))
         if batched:
             n_probed = max(_PROBED_BATCHES, _PROBED_ROWS // int(self.batch_size or 1))
-            probed = itertools.islice(self._batches(problem, params, int(seeds[-1])), n_probed)
+            probed = itertools.islice(self._batches(problem, reduced, int(seeds[-1])), n_probed)
             ends = [extreme_eigenvalues(batch, n_free) for batch in probed]
             curvature = max(curvature, float(np.abs(ends).max()))
-        damping, scale = self._damping_and_scale(problem, params, curvature, bottom)
+        damping, scale = self._damping_and_scale(problem, H, curvature, bottom)
         report: dict[str, Any] = {
             "solver": "lissa",
             "damping": damping,
@@ -139,7 +142,7 @@ class LiSSAInverse(BaseEstimator):
                 raise ValueError("LiSSA was given NaN or inf to solve for: a gradient is not finite.")
             if batched:
                 runs = [
-                    _over_batches(self._batches(problem, params, int(seed)), V, damping, scale, self.depth)
+                    _over_batches(self._batches(problem, reduced, int(seed)), V, damping, scale, self.depth)
                     for seed in seeds[:-1]
                 ]
                 U = np.mean(runs, axis=0)
@@ -175,7 +178,7 @@ class LiSSAInverse(BaseEstimator):
             )
 
     def _damping_and_scale(
-        self, problem: TrainingProblem, params: np.ndarray, curvature: float, bottom: float
+        self, problem: TrainingProblem, H: LinearOperator, curvature: float, bottom: float
     ) -> tuple[float, float]:
         """``curvature`` bounds the eigenvalues that a step meets; ``bottom`` is an estimate of the Hessian's least."""
         rounding = _rounding(problem) * curvature
@@ -194,18 +197,19 @@ class LiSSAInverse(BaseEstimator):
             if not isinstance(problem.fitted.model, LinearModel):
                 # Along a direction without curvature a step shrinks the residual by curvature / (curvature + damping).
                 settling = curvature * (_UNSOLVED ** (-1.0 / self.depth) - 1.0)
-                damping += max(settling, net_damping(problem, params))
+                damping += max(settling, net_damping(H, problem.free))
         scale = curvature + damping if self.scale == "auto" else float(self.scale)
         if scale == 0.0:
             raise ValueError("The Hessian is zero: the training loss has no curvature anywhere. Give a damping.")
         return damping, scale
 
-    def _batches(self, problem: TrainingProblem, params: np.ndarray, seed: int) -> Iterator[Times]:
+    def _batches(self, problem: TrainingProblem, reduced: Reduction, seed: int) -> Iterator[Times]:
         """Products with the Hessian of one mini-batch after the other, without end."""
         rng, n = check_random_state(seed), len(problem.rows)
         while True:
             # Each by itself: shuffled passes would tie a batch to those before it, and so bias the recursion.
-            yield _times(_batch(problem, rng.randint(n, size=self.batch_size)), params)
+            some = reduced.take(rng.randint(n, size=self.batch_size))
+            yield _times(_batch(problem, some.rows).hessian(some), problem.free)
 
 
 class _Hessian:
@@ -248,17 +252,16 @@ def _rounding(problem: TrainingProblem) -> float:
     return 1000 * float(np.finfo(problem.rows.X.dtype).eps)
 
 
-def _batch(problem: TrainingProblem, indices: np.ndarray) -> TrainingProblem:
+def _batch(problem: TrainingProblem, rows: Rows) -> TrainingProblem:
     """The problem on some of the rows, such that the Hessian of a random batch has the whole one as its mean."""
     batch = copy.copy(problem)
-    batch.rows = problem.rows.take(indices)
-    batch.total_weight = problem.total_weight * len(indices) / len(problem.rows)  # what such a batch weighs on average
+    batch.rows = rows
+    batch.total_weight = problem.total_weight * len(rows) / len(problem.rows)  # what such a batch weighs on average
     return batch
 
 
-def _times(problem: TrainingProblem, params: np.ndarray) -> Times:
-    """Products with the Hessian on the free parameters."""
-    H, free = problem.hessian(params), problem.free
+def _times(H: LinearOperator, free: np.ndarray) -> Times:
+    """Products with a Hessian on the free parameters."""
     if free.all():
         return H.matmat
 
@@ -268,11 +271,6 @@ def _times(problem: TrainingProblem, params: np.ndarray) -> Times:
         return H.matmat(padded)[free]
 
     return times
-
-
-def net_damping(problem: TrainingProblem, params: np.ndarray) -> float:
-    """What the inverse Hessians of this package add for nets when they are left to choose."""
-    return NET_DAMPING * abs(mean_eigenvalue(problem.hessian(params), problem.free))
 
 
 def _relative(R: np.ndarray, V: np.ndarray) -> np.ndarray:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 from sklearn import config_context
+from sklearn.exceptions import ConvergenceWarning
 
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
@@ -14,6 +17,7 @@ from skinfluence import influence_scores, methods  # noqa: E402
 from skinfluence.models import LinearModel, as_model  # noqa: E402
 from skinfluence.nets import DifferentiableNet  # noqa: E402
 from skinfluence.operators import TrainingProblem  # noqa: E402
+from skinfluence.preconditioners import LiSSAInverse, lissa  # noqa: E402
 
 from .reference import outputs_and_jacobian, second_order  # noqa: E402
 
@@ -214,18 +218,47 @@ def test_scores_are_those_of_the_whole_net(name, how):
     assert_allclose(found, wanted, rtol=1e-9, atol=1e-12 * np.abs(wanted).max())
 
 
-def test_the_body_runs_once_however_many_products_there_are():
+def counted(asked):
+    """The rows of each run of what comes before the last layer."""
     runs = []
-    module = made("plain")
-    asked = problem_of(module)
-    body = asked.fitted.model.net.module.inner.body
-    body.register_forward_hook(lambda *ignored: runs.append(1))
+    asked.fitted.model.net.module.inner.body.register_forward_hook(lambda part, args, out: runs.append(len(out)))
+    return runs
+
+
+def test_the_body_runs_once_however_many_products_there_are():
+    asked = problem_of(made("plain"))
+    runs = counted(asked)
     H = asked.hessian(asked.params)
     before = len(runs)
     assert before > 0
     for v in np.eye(asked.n_params):
         H.matvec(v)
     assert len(runs) == before
+
+
+def test_the_body_runs_once_however_many_mini_batches_there_are():
+    asked = problem_of(made("plain"))
+    asked.hessian(asked.params)  # what is found out about the net
+    runs = counted(asked)
+    for depth in (2, 40):
+        solve, _ = LiSSAInverse(damping=0.3, depth=depth, batch_size=5, n_repeats=3, random_state=0).at(
+            asked, asked.params
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            solve(np.ones(asked.n_params))
+    assert sum(runs) == 2 * N
+
+
+def test_mini_batches_are_of_the_layers_inputs():
+    problem = problem_of(made("plain"))
+    reduced = problem.reduced(problem.params)
+    some = np.array([3, 3, 8, 20])
+    batch = lissa._batch(problem, reduced.rows.take(some)).hessian(reduced.take(some))
+    X, y, *_ = drawn()
+    rows = TrainingProblem(problem.fitted, X[some], y[some])
+    wanted = rows.dense_hessian(problem.params)
+    assert_allclose(batch @ np.eye(problem.n_params), wanted, atol=1e-14)
 
 
 def test_other_parameters_of_the_layer_make_other_products():
