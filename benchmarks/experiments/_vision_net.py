@@ -15,7 +15,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 
-from skinfluence import influence_scores
+from skinfluence import InfluenceSelector, influence_scores
 from skinfluence.methods import CG, GEX, TRAK, Arnoldi, LiSSA, SelfLiSSA
 
 from . import _vision_data, _vision_features
@@ -67,6 +67,8 @@ Score = Callable[[], np.ndarray]
 #: Run for the pretrained net too, in parts of their own for what they cost.
 OTHERS = ("datainf", "ekfac", "gex", "knn_shapley")
 SOLVERS = ("cg", "arnoldi", "trak")
+#: Cross-fitted, for which a net is trained five times.
+CROSS_METHODS = ("ip", ENSEMBLE)
 
 
 @dataclass(frozen=True)
@@ -204,14 +206,10 @@ LARGE = "ResNet-9"
 def fit_net(name: str, X: np.ndarray, y: np.ndarray, seed: int, sizes: NetSizes) -> Any:
     """A net trained by SGD with momentum at a rate that falls to 0, its run recorded."""
     import torch
-    from skorch import NeuralNetClassifier
-    from skorch.callbacks import LRScheduler
-
-    from skinfluence.snapshots import CheckpointRecorder
 
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    device = sizes.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_of(sizes)
     if name == LARGE:
         from . import _vision_large
 
@@ -220,15 +218,32 @@ def fit_net(name: str, X: np.ndarray, y: np.ndarray, seed: int, sizes: NetSizes)
     net = NETS[name]()
     if name == PRETRAINED:
         with_fitted_head(net, X, y)
+    return unfitted(net, sizes, device).fit(X, y)
+
+
+def unfitted(module: Any, sizes: NetSizes, device: str) -> Any:
+    """A net, or one that a function makes anew for each fit."""
+    import torch
+    from skorch import NeuralNetClassifier
+    from skorch.callbacks import LRScheduler
+
+    from skinfluence.snapshots import CheckpointRecorder
+
     return NeuralNetClassifier(
-        net, criterion=torch.nn.CrossEntropyLoss, optimizer=torch.optim.SGD, lr=sizes.lr, optimizer__momentum=0.9,
+        module, criterion=torch.nn.CrossEntropyLoss, optimizer=torch.optim.SGD, lr=sizes.lr, optimizer__momentum=0.9,
         optimizer__weight_decay=5e-4, max_epochs=sizes.epochs, batch_size=sizes.batch, iterator_train__shuffle=True,
         train_split=None, verbose=0, device=device, classes=np.arange(10),
         callbacks=[
             ("rate", LRScheduler(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=sizes.epochs)),
             ("keep", CheckpointRecorder(every=min(sizes.every, sizes.epochs))),
         ],
-    ).fit(X, y)  # fmt: skip
+    )  # fmt: skip
+
+
+def device_of(sizes: NetSizes) -> str:
+    import torch
+
+    return sizes.device or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def one_seed(net: str, noise: str, seed: int, data_home: Home, sizes: NetSizes) -> list[dict[str, Any]]:
@@ -246,12 +261,7 @@ def one_seed(net: str, noise: str, seed: int, data_home: Home, sizes: NetSizes) 
         RANDOM: lambda: random_scores(split, seed),
         LOSS: lambda: -row_loss(softmax(fitted.forward(split.X).cpu().numpy()), split.y),
     }
-    rows += judged(judge, baselines | scorers(net, split, fitted, seed, sizes.methods), common)
-    outcomes = judge.outcomes
-    for row in rows:
-        if row["method"] in outcomes and ENSEMBLE in outcomes:
-            row["apart_ensemble"] = (outcomes[row["method"]] != outcomes[ENSEMBLE]).mean()
-    return rows
+    return rows + judged(judge, baselines | scorers(net, split, fitted, seed, sizes.methods), common)
 
 
 def others(
@@ -282,6 +292,10 @@ def judged(judge: Judge, scores_of: dict[str, Score], common: dict[str, Any]) ->
         row["seconds"] = time.perf_counter() - began
         row |= judge.of(method, lowest_removed(scores, RATE)) | detection(scores, judge.split.wrong)
         print(*what, f"{row['seconds']:.1f} s {row['accuracy']:.4f} {row['auroc']:.3f}", flush=True)
+    outcomes = judge.outcomes
+    for row in rows:
+        if row["method"] in outcomes and ENSEMBLE in outcomes:
+            row["apart_ensemble"] = (outcomes[row["method"]] != outcomes[ENSEMBLE]).mean()
     return rows
 
 
@@ -333,6 +347,22 @@ def folds(net: str, noise: str, seed: int, data_home: Home, sizes: NetSizes) -> 
         rows.append(common | {"method": method} | judge.of(method, keep) | detection(scores, split.wrong))
         print(net, noise, seed, CROSS, method, f"{rows[-1]['accuracy']:.4f} {rows[-1]['auroc']:.3f}", flush=True)
     return rows
+
+
+def cross_fitted(net: str, noise: str, seed: int, data_home: Home, sizes: NetSizes) -> list[dict[str, Any]]:
+    """What influence does without a true label: the package's default, each row scored by a net of the other folds."""
+    split = draw(noise, seed, data_home, sizes)
+    judge = Judge(net, split, seed, sizes, fit_net(net, split.X, split.y, seed, sizes))
+    anew = unfitted(NETS[net], sizes, device_of(sizes))
+    folds = StratifiedKFold(5, shuffle=True, random_state=seed)
+
+    def scores(method: str) -> np.ndarray:
+        selector = InfluenceSelector(anew, method=method, removal_rate=RATE, cv=folds, random_state=seed)
+        found: np.ndarray = selector.fit(split.X, split.y).scores_
+        return found
+
+    common = {"part": net, "noise": noise, "protocol": CROSS, "seed": seed, "rows": len(split.y)}
+    return judged(judge, {method: partial(scores, method) for method in CROSS_METHODS}, common)
 
 
 def scorers(net: str, split: Split, fitted: Any, seed: int, methods: tuple[str, ...]) -> dict[str, Score]:

@@ -21,6 +21,8 @@ FOLDS = ", folds"
 OTHERS = ", others"
 SOLVERS = ", solvers"
 LAST_LAYER = f", {_vision_net.SELF_LISSA}"
+#: In which influence is that has no true label.
+CROSS_FITTED = ", cross-fitted"
 #: In which random removal and cleanlab of the linear head are, at every rate.
 RATES = ", rates"
 Part = tuple[str, str, int]
@@ -72,8 +74,9 @@ def compute(part: Part, data_home: Home, sizes: AllSizes) -> list[dict[str, Any]
 
 
 def _of_net(kind: str) -> Callable[..., list[dict[str, Any]]]:
-    if kind in ("", FOLDS):
-        return _vision_net.folds if kind else _vision_net.one_seed
+    own = {"": _vision_net.one_seed, FOLDS: _vision_net.folds, CROSS_FITTED: _vision_net.cross_fitted}
+    if kind in own:
+        return own[kind]
     several = {OTHERS: _vision_net.OTHERS, SOLVERS: _vision_net.SOLVERS}
     return partial(_vision_net.others, methods=several.get(kind, (kind.removeprefix(", "),)))
 
