@@ -175,6 +175,13 @@ def figure(value: Mapping[str, Any] | None, digits: int = 3) -> str | None:
     return f"{value['mean']:.{digits}f}{spread}"
 
 
+def with_spread(values: Iterable[float], digits: int = 2, *, signed: bool = True) -> str:
+    """The mean of what single seeds gave and, if they are several, their sample standard deviation."""
+    found = np.asarray(list(values), dtype=float)
+    spread = f" ± {found.std(ddof=1):.{digits}f}" if len(found) > 1 else ""
+    return f"{found.mean():{'+' if signed else ''}.{digits}f}{spread}"
+
+
 def _is_figure(value: Any) -> bool:
     if isinstance(value, str):
         return value.startswith(tuple("0123456789+-≤≥"))

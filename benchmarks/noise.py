@@ -177,30 +177,38 @@ def tables(result: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 
 def _overall(rows: list[dict], cells: list[str], methods: list[str]) -> list[dict[str, Any]]:
-    """One row a method: means over the cells, and the worst cell."""
+    """One row a method: means over the cells, with their spread over seeds, and the worst cell."""
     gained = gains(rows)
     table = []
     for method in methods:
         own = [row for row in rows if row["method"] == method and _cell(row) in cells]
         by_cell = {cell: gained[method][cell].mean() for cell in cells}
+        over_cells = np.mean([gained[method][cell] for cell in cells], axis=0)
         worst = min(by_cell, key=by_cell.__getitem__)
-        spread = gained[method][worst].std(ddof=1)
         means = {value: np.mean([row[value]["mean"] for row in own if row[value]] or [np.nan]) for value in VALUES}
         table.append(
             {
                 "method": method,
                 "accuracy": f"{means['accuracy']:.4f}",
-                "gain, points": None if method == NONE else f"{np.mean(list(by_cell.values())):+.2f}",
-                "worst cell, points": None if method == NONE else f"{by_cell[worst]:+.2f} ± {spread:.2f} ({worst})",
+                "gain, points": None if method == NONE else _runner.with_spread(over_cells),
+                "worst cell, points": None
+                if method == NONE
+                else f"{_runner.with_spread(gained[method][worst])} ({worst})",
                 "balanced accuracy": f"{means['balanced_accuracy']:.4f}",
                 "majority rate": f"{means['majority']:.4f}",
-                "AUROC": None if np.isnan(means["auroc"]) else f"{means['auroc']:.3f}",
-                "AP": None if np.isnan(means["ap"]) else f"{means['ap']:.3f}",
+                "AUROC": _found(own, "auroc"),
+                "AP": _found(own, "ap"),
                 "removed": f"{means['removed']:.1%}",
                 "seconds": f"{means['seconds']:.2f}",
             }
         )
     return table
+
+
+def _found(rows: list[dict], value: str) -> str | None:
+    """Mean over the cells that have wrong labels, with its spread over seeds."""
+    known = [row[value]["seeds"] for row in rows if row[value]]
+    return _runner.with_spread(np.mean(known, axis=0), 3, signed=False) if known else None
 
 
 def _by_cell(rows: list[dict], cells: list[str], methods: list[str], value: str) -> list[dict[str, Any]]:
@@ -209,7 +217,7 @@ def _by_cell(rows: list[dict], cells: list[str], methods: list[str], value: str)
         {"cell": cell, "majority": f"{_one(rows, cell, NONE)['majority']['mean']:.3f}"}
         | {NONE: _runner.figure(_one(rows, cell, NONE)[value])}
         | {
-            _short(method): f"{gained[method][cell].mean():+.2f}" if cell in gained[method] else None
+            _short(method): _runner.with_spread(gained[method][cell]) if cell in gained[method] else None
             for method in methods
             if method != NONE
         }

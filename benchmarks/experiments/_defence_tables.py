@@ -62,12 +62,11 @@ def verdict(rows: list[dict]) -> str:
         best = max(means, key=lambda method: means[method].mean())
         of_paper = sorted(COMPARED, key=lambda method: -means[method].mean())
         ahead = means[ENSEMBLE] - means["ip"]
-        spread = f" ± {ahead.std(ddof=1):.2f}" if len(ahead) > 1 else ""
         holds = "it is" if of_paper[0] == ENSEMBLE else "it is **not**"
         said.append(
             f"under protocol {protocol} {holds}: of the paper's {len(COMPARED)} methods {of_paper[0]} has most "
             f"({means[of_paper[0]].mean():.2f} %), IP Ensemble comes at place {of_paper.index(ENSEMBLE) + 1} "
-            f"({means[ENSEMBLE].mean():.2f} %, {ahead.mean():+.2f}{spread} points from IP over attacks); of all lines "
+            f"({means[ENSEMBLE].mean():.2f} %, {_runner.with_spread(ahead)} points from IP over attacks); of all lines "
             f"{best} has most ({means[best].mean():.2f} %)"
         )
     return (
@@ -100,7 +99,7 @@ def _on_average(rows: list[dict]) -> list[dict[str, Any]]:
     without = {protocol: _means(rows, protocol, ("",))[NONE] for protocol in PROTOCOLS}
     table: list[dict[str, Any]] = [
         {"method": NONE, "published": f"{np.mean(PUBLISHED['post-attack', '']):.2f}", "place": None}
-        | {label: _mean_and_spread(without[label.partition(",")[0]]) for label in columns}
+        | {label: _level(without[label.partition(",")[0]]) for label in columns}
     ]
     order = sorted(first, key=lambda method: -first[method].mean())
     for method in sorted(methods, key=lambda method: order.index(method) if method in order else len(order)):
@@ -110,13 +109,12 @@ def _on_average(rows: list[dict]) -> list[dict[str, Any]]:
             "published": f"{np.mean(published):.2f}" if published else None,
             "place": order.index(method) + 1 if method in order else None,
         }
-        table.append(line | {k: _mean_and_spread(own[method]) if method in own else None for k, own in columns.items()})
+        table.append(line | {k: _level(own[method]) if method in own else None for k, own in columns.items()})
     return table
 
 
-def _mean_and_spread(values: np.ndarray) -> str:
-    spread = f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else ""
-    return f"{values.mean():.2f}{spread}"
+def _level(values: np.ndarray) -> str:
+    return _runner.with_spread(values, signed=False)
 
 
 def _same(rows: list[dict]) -> list[dict[str, Any]]:

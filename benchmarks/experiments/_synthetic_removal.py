@@ -130,6 +130,4 @@ def tables(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
 
 def _change(row: dict[str, Any], without: dict[str, Any], value: str, times: float, digits: int) -> str:
     """Mean and spread, over seeds, of the difference from no curation."""
-    changes = times * (np.array(row[value]["seeds"]) - without[value]["seeds"])
-    spread = f" ± {np.std(changes, ddof=1):.{digits}f}" if len(changes) > 1 else ""
-    return f"{changes.mean():+.{digits}f}{spread}"
+    return _runner.with_spread(times * (np.array(row[value]["seeds"]) - without[value]["seeds"]), digits)

@@ -27,6 +27,7 @@ PUBLISHED = {
     "ekfac": (91.76, 90.47, 83.25),
     "datainf": (91.88, 90.79, 86.22),
     "self_tracin": (92.03, 90.43, 86.00),
+    "self_lissa": (91.91, 90.66, 85.73),
     "tda": (91.95, 89.87, 84.02),
     "gex": (91.81, 90.68, 85.64),
     "ip": (92.42, 90.82, 86.31),
@@ -94,9 +95,7 @@ def seeds_of(row: Row, value: str = "accuracy") -> np.ndarray:
 
 def difference(first: Row, second: Row) -> str:
     """Mean and spread over seeds of what the first has more than the second, in points of accuracy."""
-    found = seeds_of(first) - seeds_of(second)
-    spread = f" ± {found.std(ddof=1):.2f}" if len(found) > 1 else ""
-    return f"{found.mean():+.2f}{spread}"
+    return _runner.with_spread(seeds_of(first) - seeds_of(second))
 
 
 def _methods(own: list[Row]) -> list[Row]:
@@ -122,15 +121,16 @@ def _paired(rows: list[Row], part: str, n: int) -> list[Row]:
     table = []
     for noise in NOISES:
         for protocol in (TRUSTED, CROSS):
-            own = {row["method"]: row for row in chosen(rows, part, noise, protocol)}
+            of_protocol = chosen(rows, part, noise, protocol)
+            own = {row["method"]: row for row in _with_baselines(of_protocol, chosen(rows, part, noise))}
             if ENSEMBLE not in own:
                 continue
-            own[NONE] = without(rows, part, noise)
             for rival in RIVALS:
                 if rival not in own:
                     continue
                 wins = seeds_of(own[ENSEMBLE]) - seeds_of(own[rival])
-                apart = own[ENSEMBLE]["apart"] if rival == NONE else own[rival]["apart_ensemble"]
+                other = own[ENSEMBLE] if rival == NONE else own[rival]
+                apart = other["apart" if rival == NONE else "apart_ensemble"] if other in of_protocol else None
                 table.append(
                     {
                         "noise": noise,

@@ -132,10 +132,6 @@ def _gain(row: dict[str, Any], own: list[dict[str, Any]], value: str = "accuracy
     return 100 * (np.asarray(row[value]["seeds"]) - np.asarray(without[value]["seeds"]))
 
 
-def _with_spread(values: np.ndarray) -> str:
-    return f"{values.mean():+.2f}" + (f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else "")
-
-
 def _share(value: dict[str, Any] | None) -> str | None:
     return value and f"{value['mean']:.1%}"
 
@@ -144,7 +140,7 @@ def _judged(row: dict[str, Any], own: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "method": row["method"],
         "accuracy": _runner.figure(row["accuracy"]),
-        "gain, points": None if row["method"] == NONE else _with_spread(_gain(row, own)),
+        "gain, points": None if row["method"] == NONE else _runner.with_spread(_gain(row, own)),
         "balanced accuracy": _runner.figure(row["balanced_accuracy"]),
         "majority rate": f"{row['majority']['mean']:.3f}",
     }
@@ -210,7 +206,9 @@ def _trees_overall(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for method, by in tree_gains(rows).items():
         line: dict[str, Any] = {"method": method}
         line |= {f"{flips:.0%} flipped": by[flips].mean(axis=0) if flips in by else None for flips in every}
-        line = {key: _with_spread(value) if isinstance(value, np.ndarray) else value for key, value in line.items()}
+        line = {
+            key: _runner.with_spread(value) if isinstance(value, np.ndarray) else value for key, value in line.items()
+        }
         line["worst cell"] = f"{min(lines.mean(axis=1).min() for lines in by.values()):+.2f}"
         table.append(line)
     return table

@@ -246,7 +246,7 @@ def _recipe(task: str, result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _curator(row: dict[str, Any], without: dict[str, Any]) -> dict[str, Any]:
-    gains, falls = _differences(row, without)
+    gains, falls, balanced = _differences(row, without)
     itself = row is without
     more = {} if row["fair_crows"] is None else {"fair score, CrowS-Pairs": _runner.figure(row["fair_crows"])}
     return {
@@ -258,8 +258,9 @@ def _curator(row: dict[str, Any], without: dict[str, Any]) -> dict[str, Any]:
         "fair score": _runner.figure(row["fair"]),
         "gap of probabilities": _runner.figure(row["gap"], 4),
         **more,
-        "gain in accuracy, points": None if itself else _signed(gains),
-        "change of fair score, points": None if itself else _signed(falls),
+        "gain in accuracy, points": None if itself else _runner.with_spread(gains),
+        "change of balanced accuracy, points": None if itself else _runner.with_spread(balanced),
+        "change of fair score, points": None if itself else _runner.with_spread(falls),
         "both better": None if itself else int(_better(gains, -falls).sum()),
         "both worse": None if itself else int(_better(-gains, falls).sum()),
         "removed": f"{row['removed']['mean']:.1%}",
@@ -267,20 +268,18 @@ def _curator(row: dict[str, Any], without: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _differences(row: dict[str, Any], without: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Points of accuracy and of fair score beside no curation, seed by seed."""
-    accuracy, fair = (100 * (np.array(row[value]["seeds"]) - without[value]["seeds"]) for value in ("accuracy", "fair"))
-    return accuracy, fair
+def _differences(row: dict[str, Any], without: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Points of accuracy, of fair score and of balanced accuracy beside no curation, seed by seed."""
+    accuracy, fair, balanced = (
+        100 * (np.array(row[value]["seeds"]) - without[value]["seeds"])
+        for value in ("accuracy", "fair", "balanced_accuracy")
+    )
+    return accuracy, fair, balanced
 
 
 def _better(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     found: np.ndarray = (a >= 0) & (b >= 0) & ((a > 0) | (b > 0))
     return found
-
-
-def _signed(values: np.ndarray, digits: int = 2) -> str:
-    spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
-    return f"{values.mean():+.{digits}f}{spread}"
 
 
 def _by_objective(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -298,17 +297,19 @@ def _by_objective(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             if not members:
                 continue
             found = [_differences(row, without) for row in members]
+            gains, falls, balanced = (np.mean(values, axis=0) for values in zip(*found, strict=True))
             gaps = [100 * (np.array(row["gap"]["seeds"]) / without["gap"]["seeds"] - 1) for row in members]
             made.append(
                 {
                     "task": title,
                     "removed by": name,
-                    "runs": sum(len(gains) for gains, _ in found),
-                    "gain in accuracy, points": _signed(np.mean([gains for gains, _ in found], axis=0)),
-                    "change of fair score, points": _signed(np.mean([falls for _, falls in found], axis=0)),
-                    "change of the gap of probabilities, %": _signed(np.mean(gaps, axis=0), 1),
-                    "both better": f"{np.mean([_better(gains, -falls) for gains, falls in found]):.0%}",
-                    "both worse": f"{np.mean([_better(-gains, falls) for gains, falls in found]):.0%}",
+                    "runs": len(members) * len(gains),
+                    "gain in accuracy, points": _runner.with_spread(gains),
+                    "change of balanced accuracy, points": _runner.with_spread(balanced),
+                    "change of fair score, points": _runner.with_spread(falls),
+                    "change of the gap of probabilities, %": _runner.with_spread(np.mean(gaps, axis=0), 1),
+                    "both better": f"{np.mean([_better(gain, -fall) for gain, fall, _ in found]):.0%}",
+                    "both worse": f"{np.mean([_better(-gain, fall) for gain, fall, _ in found]):.0%}",
                 }
             )
     return made
