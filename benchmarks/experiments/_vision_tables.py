@@ -100,6 +100,7 @@ def difference(first: Row, second: Row) -> str:
 
 def _methods(own: list[Row]) -> list[Row]:
     none, table = own[0], []
+    at_random = next((row for row in own if row["method"] == RANDOM), None)
     for row in own:
         removed = row["removed"]["mean"] if row["removed"] else 0.0
         table.append(
@@ -107,6 +108,7 @@ def _methods(own: list[Row]) -> list[Row]:
                 "method": row["method"],
                 "accuracy, %": percent(row["accuracy"]),
                 "gain, points": None if row is none else difference(row, none),
+                "over random removal": difference(row, at_random) if at_random and row is not at_random else None,
                 "AUROC": _runner.figure(row["auroc"]),
                 "AP": _runner.figure(row["ap"]),
                 "removed": f"{removed:.1%}",

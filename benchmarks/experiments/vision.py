@@ -121,18 +121,21 @@ def run(*, quick: bool = False, data_home: str | None = None) -> dict[str, Any]:
     else:
         todo = _vision_parts.parts(LINEAR_SEEDS, NET_RUNS)
         done = _runner.over_cores(_vision_parts.stored_or_computed, [(part, data_home, FULL) for part in todo])
-        says = (
-            f"Features of {PRETRAINED}, {FULL[0].components} components, C = {FULL[0].C:g}, {len(LINEAR_SEEDS)} seeds; "
-            "nets: "
-            + ", ".join(
-                f"{net} {FULL[1][net].train or 50_000:,} images, {FULL[1][net].epochs} epochs, {len(runs.seeds)} seeds"
-                for net, runs in NET_RUNS.items()
-            )
-            + ". ± is the standard "
-            "deviation over seeds; seconds are those of scoring alone, on one thread of a machine with other work. "
-            "Parts are kept as they are made: these are of several revisions of the package."
-        )
+        says = in_full()
     return collected(done, QUICK if quick else FULL, says)
+
+
+def in_full() -> str:
+    """What a full run consists of."""
+    nets = ", ".join(
+        f"{net} {FULL[1][net].train or 50_000:,} images, {FULL[1][net].epochs} epochs, {len(runs.seeds)} seeds"
+        for net, runs in NET_RUNS.items()
+    )
+    return (
+        f"Features of {PRETRAINED}, {FULL[0].components} components, C = {FULL[0].C:g}, {len(LINEAR_SEEDS)} seeds; nets: "
+        f"{nets}. ± is the standard deviation over seeds; seconds are those of scoring alone, on one thread of a machine "
+        "with other work. Parts are kept as they are made: these are of several revisions of the package."
+    )
 
 
 def collected(done: list[list[dict[str, Any]]], sizes: AllSizes, says: str) -> dict[str, Any]:
