@@ -132,9 +132,9 @@ def in_full() -> str:
         for net, runs in NET_RUNS.items()
     )
     return (
-        f"Features of {PRETRAINED}, {FULL[0].components} components, C = {FULL[0].C:g}, {len(LINEAR_SEEDS)} seeds; nets: "
-        f"{nets}. ± is the standard deviation over seeds; seconds are those of scoring alone, on one thread of a machine "
-        "with other work. Parts are kept as they are made: these are of several revisions of the package."
+        f"Features of {PRETRAINED}, {FULL[0].components} components, C = {FULL[0].C:g}, {len(LINEAR_SEEDS)} seeds; "
+        f"nets: {nets}. ± is the standard deviation over seeds; seconds are those of scoring alone, on one thread of a "
+        "machine with other work. Parts are kept as they are made: these are of several revisions of the package."
     )
 
 
