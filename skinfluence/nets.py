@@ -38,7 +38,7 @@ class DifferentiableNet(MetaEstimatorMixin, BaseEstimator):
         and its gradient is that of all its uses. Where all are of one layer and nothing comes after it, methods with
         an inverse Hessian run what comes before it once, and keep what goes into the layer if that takes no more than a
         quarter of ``sklearn.get_config()["working_memory"]``; a plain linear layer on the CPU is then multiplied with
-        as linear models are, if no ``engine`` is named.
+        as linear models are, whatever ``block_rows`` is, if no ``engine`` is named.
     curvature : {"gauss_newton", "hessian"}, default="gauss_newton"
         What methods with an inverse Hessian invert. The Gauss-Newton matrix has no negative curvature.
     weight_decay : "optimizer" or float, default="optimizer"

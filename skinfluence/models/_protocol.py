@@ -112,7 +112,7 @@ class DifferentiableModel(Protocol):
 class Reduced:
     """A model that stands for another on the rows ``X`` of its own.
 
-    Its parameters are ``params[order]`` of the other's; None where they are the same.
+    Its parameters are ``params[order]`` of the other's, all of them in another order; None where they are the same.
     """
 
     model: DifferentiableModel

@@ -144,9 +144,13 @@ class LinearModel:
         if F is None:
             F = self.outputs(X)
         budget = min(_PUSHED_BYTES, memory_budget() // 4)
-        together = min(_PUSHED_OUTPUTS // self.n_outputs, budget // max(F.nbytes, 1))
-        for start in range(0, len(vs), max(together, 1)):
-            some = slice(start, start + max(together, 1))
+        together = min(_PUSHED_OUTPUTS // self.n_outputs, budget // max(F.nbytes, 8 * vs.shape[1], 1))
+        if together < 2 or sp.issparse(X):  # sparse rows are multiplied with one vector after the other anyway
+            for j, v in enumerate(vs):
+                out[j] = self.push_and_pull(X, v, cotangents, F)
+            return out
+        for start in range(0, len(vs), together):
+            some = slice(start, start + together)
             Ds = [cotangents(F, T, rows) for T in self.jvps(X, vs[some])]
             out[some] = self.vjp(X, _side_by_side(Ds)).reshape(len(Ds), -1)
         return out

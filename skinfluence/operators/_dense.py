@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +21,8 @@ def dense_hessian(problem: TrainingProblem, params: np.ndarray) -> np.ndarray:
     p = problem.n_params
     model, rows, order = problem.reduced(params)
     if isinstance(model, LinearModel):
+        if rows.X is not problem.rows.X:  # of a net's layer: in double precision, as sums of Jacobians are
+            rows = replace(rows, X=np.asarray(rows.X, dtype=np.float64))
         made = rows.total(GramCurvature(model, problem.loss))
         for k in range(model.n_outputs):
             for j in range(k):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from types import MethodType
 
 import numpy as np
 import pytest
@@ -133,11 +134,47 @@ class OnlyLayer(Plain):
         self.body, self.last = nn.Identity(), nn.Linear(D, K)
 
 
+class Patched(Plain):
+    """The last layer's forward is another than its class's."""
+
+    def __init__(self):
+        super().__init__()
+        self.last.forward = MethodType(lambda own, x: 4 * nn.functional.linear(x, own.weight) + own.bias, self.last)
+
+
+class InPlace(Plain):
+    """What the last layer gives is changed where it lies."""
+
+    def forward(self, x):
+        return super().forward(x).div_(8)
+
+
+class Warm(Plain):
+    """The last layer has one more parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.last.register_parameter("unused", nn.Parameter(torch.ones(())))
+
+
+class BiasIsBuffer(Plain):
+    """The last layer's bias is no parameter."""
+
+    def __init__(self):
+        super().__init__()
+        bias = self.last.bias.detach().clone()
+        del self.last.bias
+        self.last.register_buffer("bias", bias)
+
+
 LINEAR = {"plain": Plain, "by name": ByName, "no bias": NoBias, "only layer": OnlyLayer}
-REDUCED = LINEAR | {"over positions": OverPositions, "own layer": OwnLayer}
+REDUCED = LINEAR | {
+    "over positions": OverPositions, "own layer": OwnLayer, "one more parameter": Warm,
+    "bias is a buffer": BiasIsBuffer,
+}  # fmt: skip
 WHOLE = {
     "scaled": Scaled, "shifted": Shifted, "tied": Tied, "called twice": Twice, "by keyword": ByKeyword,
-    "hooked": Hooked,
+    "hooked": Hooked, "patched": Patched, "in place": InPlace,
 }  # fmt: skip
 NETS = REDUCED | WHOLE
 
@@ -319,6 +356,47 @@ def test_some_parameters_of_the_layer_are_enough(frozen):
     assert_allclose(found, reference(module, "gauss_newton"), atol=1e-14)
     assert is_reduced(problem)
     assert not is_linear(problem)  # its outputs are not those of the parameters alone
+
+
+def test_a_class_that_says_it_is_linear_and_is_not_is_seen(monkeypatch):
+    monkeypatch.setattr(nn.Linear, "forward", lambda self, x: nn.functional.linear(x, self.weight, self.bias) ** 3)
+    problem = problem_of(made("plain"))
+    assert is_reduced(problem)
+    assert not is_linear(problem)
+
+
+def test_a_linear_layer_over_positions_is_left_whole():
+    module = nn.Sequential(nn.Linear(1, 1)).double()
+    X, y, *_ = drawn()
+    whole = TrainingProblem(as_model(DifferentiableNet((module[0], Loss()))), X[:, :K, None], y)
+    assert not is_reduced(whole)
+    assert not is_reduced(whole)
+
+
+def test_outputs_that_are_not_finite_are_not_blamed_on_the_rows():
+    module = made("plain").float()
+    module.body = nn.Sequential(nn.Linear(D, 5), nn.ReLU()).requires_grad_(False)
+    module.body[0].weight.fill_(10)
+    X, y, *_ = drawn()
+    asked = DifferentiableNet((module, Loss()), parameters="last_layer")
+    far = X.astype(np.float32)
+    far[3] = 3e38
+    with pytest.raises(ValueError, match="The model's raw outputs are not finite"):
+        influence_scores(asked, far, y, X[:5].astype(np.float32), y[:5], method=METHODS["exact"])
+
+
+@pytest.mark.parametrize("name", ["plain", "scaled"])
+def test_no_columns_have_no_products(name):
+    problem = problem_of(made(name))
+    assert problem.hessian(problem.params).matmat(np.empty((problem.n_params, 0))).shape == (problem.n_params, 0)
+
+
+def test_the_dense_hessian_of_a_layer_in_single_precision_is_summed_in_double():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(D, 60), nn.ReLU(), nn.Linear(60, 2))
+    X, y, *_ = drawn()
+    problem = TrainingProblem(as_model(DifferentiableNet((module, Loss()), parameters="last_layer")), X, y % 2)
+    assert np.linalg.eigvalsh(problem.dense_hessian(problem.params))[0] > -1e-14
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -58,3 +58,8 @@ def twin_of(estimator: Any) -> Any:
     if history:
         history[-1] = copy.deepcopy(history[-1])
     return twin
+
+
+def is_changed(module: nn.Module) -> bool:
+    """Whether it may do something else than its class: it has hooks, or a ``forward`` of its own."""
+    return "forward" in vars(module) or any(value for name, value in vars(module).items() if name.endswith("_hooks"))

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ._copies import is_changed
+
 
 @dataclass(frozen=True)
 class Derivatives:
@@ -24,16 +26,12 @@ class Derivatives:
 
 def derivatives_of(criterion: Any) -> Derivatives | None:
     """Those of an unreduced criterion, or None where it is left to torch: all but the plainest of losses."""
-    if not isinstance(criterion, nn.Module) or "forward" in vars(criterion) or _has_hooks(criterion):
+    if not isinstance(criterion, nn.Module) or is_changed(criterion):
         return None
     weighted = any(getattr(criterion, name, None) is not None for name in ("weight", "pos_weight"))
     if weighted or getattr(criterion, "label_smoothing", 0) != 0:
         return None
     return _WRITTEN.get(type(criterion))
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    return any(value for name, value in vars(module).items() if name.endswith("_hooks"))
 
 
 def _cross_entropy(F: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
