@@ -146,7 +146,7 @@ class Task:
 
 def run(*, quick: bool = False, data_home: str | None = None) -> dict[str, Any]:
     """All tasks and seeds, one core a part; parts that are stored are not made again."""
-    seeds, sizes = ((0,), QUICK) if quick else (range(3), FULL)
+    seeds, sizes = ((0,), QUICK) if quick else (range(5), FULL)
     tasks = ("breast_cancer", NET) if quick else TASKS
     for name in {*tasks} - {"breast_cancer", NET}:  # fail before any work when a table is missing
         _data.data_file(f"tabular/{name}.csv.gz", data_home)
