@@ -199,7 +199,7 @@ def test_batches_have_the_hessian_and_the_gradient_as_their_mean(binary, weighte
     v = np.arange(1.0, problem.n_params + 1)
     batches = list(itertools.islice(batch_indices(140, 10, np.random.RandomState(0)), 14))
     for params in (problem.params, problem.params + 0.3):
-        products = [_batch(problem, indices).hessian(params) @ v for indices in batches]
+        products = [_batch(problem, problem.rows.take(indices)).hessian(params) @ v for indices in batches]
         assert_allclose(np.mean(products, axis=0), problem.hessian(params) @ v, rtol=1e-10)
         gradients = [batch_gradient(problem, params, problem.rows.take(indices)) for indices in batches]
         assert_allclose(np.mean(gradients, axis=0), problem.gradient(params), rtol=1e-10, atol=1e-14)
