@@ -19,7 +19,8 @@ def dense_hessian(problem: TrainingProblem, params: np.ndarray) -> np.ndarray:
     blocks of rows' Jacobians for others.
     """
     p = problem.n_params
-    model, rows, order = problem.reduced(params)
+    reduced = problem.reduced(params)
+    model, rows, order = reduced
     if isinstance(model, LinearModel):
         if rows.X is not problem.rows.X:  # of a net's layer: in double precision, as sums of Jacobians are
             rows = replace(rows, X=np.asarray(rows.X, dtype=np.float64))
@@ -32,7 +33,7 @@ def dense_hessian(problem: TrainingProblem, params: np.ndarray) -> np.ndarray:
             H = np.empty((p, p))
             H[np.ix_(order, order)] = made.reshape(p, p)
     elif problem.fitted.curvature == "hessian":
-        return problem.hessian(params).matmat(np.eye(p))
+        return problem.hessian(reduced).matmat(np.eye(p))
     else:
         H = rows.total(JacobianCurvature(model, problem.loss))
         H = (H + H.T) / 2
